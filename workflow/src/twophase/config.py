@@ -331,6 +331,15 @@ class Study(Section):
             settings["length"] = (self.schedule.length or self.training.length).steps(per_epoch)
         return settings
 
+    def run_settings(self) -> dict[str, Any]:
+        """What decides a trajectory's checkpoints besides the data: no grids, no length, no anchors."""
+        return {
+            "model": self.model.canonical(),
+            "optimizer": self.optimizer.model_dump(),
+            "schedule": self.schedule_in_steps(),
+            **self.training.model_dump(include={"batch_size", "crop_padding", "horizontal_flip", "dtype"}),
+        }
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for what lies between fields."""
         data_problems = list(self.data.problems())
@@ -506,8 +515,3 @@ def _explain(entry: dict[str, Any], path: list) -> str:
         return "is missing"
     message = entry["msg"].removeprefix("Value error, ")
     return message if entry["type"] == "value_error" else f"{message}, got {entry['input']!r}"
-
-
-def canonical(value: Any) -> str:
-    """One string for one value, whatever the order of its keys: JSON with sorted keys and no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,20 @@
+"""twophase: how a network's training passes from chaos to order. Targets: all, chaos, cone, figures."""
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/trajectories.smk"
+include: "workflow/rules/chaos.smk"
+include: "workflow/rules/cone.smk"
+include: "workflow/rules/figures.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.figures.input,
+        chaos_files(),
+        cone_files(),

@@ -1,0 +1,182 @@
+"""The checked config, the recipe of each rule's output, and which files a study has."""
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from twophase.config import read_config
+from twophase.errors import ConfigError
+from twophase.provenance import canonical, code_fingerprint, make_recipe
+from twophase.trajectories import (
+    PARENT,
+    TRAJECTORY_PATTERN,
+    checkpoint_at_or_below,
+    grid_of_branches,
+    parse_trajectory,
+    start_of_segment,
+)
+
+try:
+    CONFIG = read_config(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
+EMBEDDED_IMAGES = (
+    Path(workflow.basedir) / "workflow" / "resources" / "fashion_mnist" / "images.nc"
+)
+STUDIES = CONFIG.selected()
+
+
+wildcard_constraints:
+    study="|".join(CONFIG.studies),
+    seed=r"\d+",
+    trajectory=TRAJECTORY_PATTERN,
+    step=r"\d+",
+
+
+def recipe_text(name):
+    """A params function: the recipe of a rule's output for the study of its wildcards."""
+    return lambda wildcards: canonical(recipe(name, wildcards.study))
+
+
+@cache
+def recipe(rule_name, study_name):
+    """What decides the output of a rule: its settings, its code, and the recipes of its inputs."""
+    study = CONFIG.studies[study_name]
+    import_path = study.model.name if ":" in study.model.name else None
+    code = code_fingerprint(SCRIPTS / f"{rule_name}.py", import_path=import_path)
+    settings, inputs = SETTINGS[rule_name](study)
+    return make_recipe(
+        rule,
+        settings,
+        code,
+        **{name: recipe(maker, study_name) for name, maker in inputs.items()},
+    )
+
+
+def settings_of_data(study):
+    settings = {"data": study.data.model_dump()}
+    if study.data.source == "image_folder":
+        settings["files"] = hashlib.sha256(
+            canonical(study.data.listing().signature()).encode()
+        ).hexdigest()
+    if study.data.source == "embedded_fashion_mnist":
+        settings["files"] = hashlib.sha256(EMBEDDED_IMAGES.read_bytes()).hexdigest()
+    return settings, {}
+
+
+def settings_of_comparison(study):
+    measures = (
+        "growth_steps",
+        "interpolation_points",
+        "evaluation_examples",
+        "batch_norm_examples",
+    )
+    settings = {
+        "comparison_steps": study.chaos.comparison_steps,
+        "measures": study.chaos.model_dump(include=set(measures)),
+    }
+    return settings, {"checkpoint": "advance"}
+
+
+def settings_of_chaos(study):
+    axes = {
+        "perturbation_steps",
+        "comparison_steps",
+        "kinds",
+        "relative_norms",
+        "draws",
+    }
+    return {"seeds": study.seeds, **study.chaos.model_dump(include=axes)}, {
+        "comparison": "compare_branch"
+    }
+
+
+def settings_of_cone(study):
+    measures = study.cone.model_dump(include={"reference_steps", "intervals"})
+    settings = {
+        "seeds": study.seeds,
+        "steps": study.cone.kernel_steps,
+        "measures": measures,
+    }
+    return settings, {"kernel": "compute_entk"}
+
+
+def settings_of_figures(input_name, maker):
+    return lambda study: (CONFIG.figures.model_dump(), {input_name: maker})
+
+
+# For each rule: the settings that decide its output, and by which rule each of its inputs is made.
+SETTINGS = {
+    "prepare_data": settings_of_data,
+    "advance": lambda study: (study.run_settings(), {"data": "prepare_data"}),
+    "record_history": lambda study: (
+        {"seeds": study.seeds, "steps": history_steps(study)},
+        {"checkpoint": "advance"},
+    ),
+    "compare_branch": settings_of_comparison,
+    "collect_chaos": settings_of_chaos,
+    "compute_entk": lambda study: (
+        study.cone.model_dump(include={"kernel", "probe_examples"}),
+        {"checkpoint": "advance"},
+    ),
+    "measure_cone": settings_of_cone,
+    "plot_history": settings_of_figures("history", "record_history"),
+    "plot_chaos": settings_of_figures("chaos", "collect_chaos"),
+    "plot_cone": settings_of_figures("cone", "measure_cone"),
+}
+
+
+def checkpoint_path(study_name, seed, trajectory, step):
+    return f"results/{study_name}/seed{seed}/{trajectory}/step{step}.pt"
+
+
+def start_checkpoint(wildcards):
+    """The checkpoint from which a step is reached: none for a parent's step 0."""
+    step = int(wildcards.step)
+    if wildcards.trajectory == PARENT and step == 0:
+        return []
+    every = CONFIG.studies[wildcards.study].training.checkpoint_every
+    return [
+        checkpoint_path(
+            wildcards.study,
+            wildcards.seed,
+            *start_of_segment(wildcards.trajectory, step, every),
+        )
+    ]
+
+
+def stored_checkpoint(study_name, seed, trajectory, step):
+    """The checkpoint from which a job replays a step: the step itself if it is an anchor."""
+    every = CONFIG.studies[study_name].training.checkpoint_every
+    return checkpoint_path(
+        study_name, seed, *checkpoint_at_or_below(trajectory, step, every)
+    )
+
+
+def history_steps(study):
+    """The anchor steps of the parent, and the run's end."""
+    return sorted(
+        {*range(0, study.length(), study.training.checkpoint_every), study.length()}
+    )
+
+
+def branches_of(study):
+    grid = study.chaos
+    return grid_of_branches(
+        grid.perturbation_steps, grid.kinds, grid.relative_norms, grid.draws
+    )
+
+
+def chaos_files():
+    return [
+        f"results/{name}/chaos.nc" for name, study in STUDIES.items() if study.chaos
+    ]
+
+
+def cone_files():
+    return [f"results/{name}/cone.nc" for name, study in STUDIES.items() if study.cone]

@@ -1,0 +1,50 @@
+"""The cone effect: the eNTK at steps of the parents, then the geometry of each parent's kernels."""
+
+
+rule compute_entk:
+    input:
+        data="results/{study}/data.nc",
+        start=lambda wildcards: stored_checkpoint(
+            wildcards.study, wildcards.seed, PARENT, int(wildcards.step)
+        ),
+    output:
+        kernel="results/{study}/seed{seed}/entk/step{step}.nc",
+    log:
+        "results/{study}/logs/compute_entk/seed{seed}_step{step}.log",
+    benchmark:
+        "results/{study}/benchmarks/compute_entk/seed{seed}_step{step}.tsv"
+    conda:
+        "../../envs/twophase.yaml"
+    threads: 1
+    resources:
+        gpu=1,
+    params:
+        recipe=recipe_text("compute_entk"),
+    script:
+        "../scripts/compute_entk.py"
+
+
+def kernels(wildcards):
+    study = CONFIG.studies[wildcards.study]
+    return [
+        f"results/{wildcards.study}/seed{seed}/entk/step{step}.nc"
+        for seed in study.seeds
+        for step in study.cone.kernel_steps
+    ]
+
+
+rule measure_cone:
+    input:
+        kernels=kernels,
+    output:
+        cone="results/{study}/cone.nc",
+    log:
+        "results/{study}/logs/measure_cone.log",
+    benchmark:
+        "results/{study}/benchmarks/measure_cone.tsv"
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("measure_cone"),
+    script:
+        "../scripts/measure_cone.py"

@@ -1,0 +1,50 @@
+"""Images: fetched where they must be, and prepared once for each study."""
+
+
+rule download_data:
+    output:
+        verified="results/downloads/{source}/verified.json",
+    log:
+        "results/downloads/logs/{source}.log",
+    wildcard_constraints:
+        source="cifar10|cifar100|mnist|fashion_mnist",
+    localrule: True
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=lambda wildcards: canonical(
+            make_recipe(
+                "download_data",
+                {"source": wildcards.source},
+                code_fingerprint(SCRIPTS / "download_data.py"),
+            )
+        ),
+    script:
+        "../scripts/download_data.py"
+
+
+def image_source(wildcards):
+    """The file that stands for a study's raw images; an image folder's files are in the recipe."""
+    source = CONFIG.studies[wildcards.study].data.source
+    if source == "image_folder":
+        return []
+    if source == "embedded_fashion_mnist":
+        return ancient(os.path.relpath(EMBEDDED_IMAGES))  # its digest is in the recipe
+    return f"results/downloads/{source}/verified.json"
+
+
+rule prepare_data:
+    input:
+        source=image_source,
+    output:
+        data="results/{study}/data.nc",
+    log:
+        "results/{study}/logs/prepare_data.log",
+    benchmark:
+        "results/{study}/benchmarks/prepare_data.tsv"
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("prepare_data"),
+    script:
+        "../scripts/prepare_data.py"

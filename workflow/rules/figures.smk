@@ -1,0 +1,171 @@
+"""Figures: drawn from the collected netCDF files alone, each as PNG (in the report) and SVG."""
+
+
+rule plot_history:
+    input:
+        history="results/{study}/history.nc",
+    output:
+        history=report(
+            "results/{study}/figures/history.png",
+            caption="../report/history.rst",
+            category="{study}",
+            labels={"figure": "0 Training"},
+        ),
+        history_svg="results/{study}/figures/history.svg",
+    log:
+        "results/{study}/logs/plot_history.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_history.tsv"
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_history"),
+    script:
+        "../scripts/plot_history.py"
+
+
+rule plot_chaos:
+    input:
+        chaos="results/{study}/chaos.nc",
+    output:
+        chaos=report(
+            "results/{study}/figures/chaos_{kind}.png",
+            caption="../report/chaos.rst",
+            category="{study}",
+            labels={"figure": "1 Chaos effect (Fig. 3)", "perturbation": "{kind}"},
+        ),
+        chaos_svg="results/{study}/figures/chaos_{kind}.svg",
+        barrier=report(
+            "results/{study}/figures/barrier_{kind}.png",
+            caption="../report/barrier.rst",
+            category="{study}",
+            labels={"figure": "2 Barrier against t0", "perturbation": "{kind}"},
+        ),
+        barrier_svg="results/{study}/figures/barrier_{kind}.svg",
+        growth=report(
+            "results/{study}/figures/growth_{kind}.png",
+            caption="../report/growth.rst",
+            category="{study}",
+            labels={
+                "figure": "3 Growth of the perturbation",
+                "perturbation": "{kind}",
+            },
+        ),
+        growth_svg="results/{study}/figures/growth_{kind}.svg",
+    log:
+        "results/{study}/logs/plot_chaos_{kind}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_chaos_{kind}.tsv"
+    wildcard_constraints:
+        kind="gaussian|gradient",
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_chaos"),
+    script:
+        "../scripts/plot_chaos.py"
+
+
+rule plot_cone:
+    input:
+        cone="results/{study}/cone.nc",
+    output:
+        distance_matrix=report(
+            "results/{study}/figures/distance_matrix.png",
+            caption="../report/distance_matrix.rst",
+            category="{study}",
+            labels={"figure": "4 Kernel distances (Fig. 4)"},
+        ),
+        distance_matrix_svg="results/{study}/figures/distance_matrix.svg",
+        reference_distance=report(
+            "results/{study}/figures/reference_distance.png",
+            caption="../report/reference_distance.rst",
+            category="{study}",
+            labels={"figure": "5 Distance from reference steps (Fig. 5a)"},
+        ),
+        reference_distance_svg="results/{study}/figures/reference_distance.svg",
+        interval_distance=report(
+            "results/{study}/figures/interval_distance.png",
+            caption="../report/interval_distance.rst",
+            category="{study}",
+            labels={"figure": "6 Distance over intervals (Fig. 5b)"},
+        ),
+        interval_distance_svg="results/{study}/figures/interval_distance.svg",
+        projection=report(
+            "results/{study}/figures/projection.png",
+            caption="../report/projection.rst",
+            category="{study}",
+            labels={"figure": "7 Projection (for Fig. 5c)"},
+        ),
+        projection_svg="results/{study}/figures/projection.svg",
+        kernel_scale=report(
+            "results/{study}/figures/kernel_scale.png",
+            caption="../report/kernel_scale.rst",
+            category="{study}",
+            labels={"figure": "8 Scale, alignment, rank"},
+        ),
+        kernel_scale_svg="results/{study}/figures/kernel_scale.svg",
+    log:
+        "results/{study}/logs/plot_cone.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_cone.tsv"
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_cone"),
+    script:
+        "../scripts/plot_cone.py"
+
+
+CHAOS_FIGURES = ("chaos", "barrier", "growth")
+CONE_FIGURES = (
+    "distance_matrix",
+    "reference_distance",
+    "interval_distance",
+    "projection",
+    "kernel_scale",
+)
+
+
+def figure_files(wildcards):
+    """Every figure of the selected studies."""
+    names = []
+    for name, study in STUDIES.items():
+        stems = ["history"]
+        if study.chaos:
+            stems += [
+                f"{figure}_{kind}"
+                for kind in study.chaos.kinds
+                for figure in CHAOS_FIGURES
+            ]
+        if study.cone:
+            stems += CONE_FIGURES
+        names += [
+            f"results/{name}/figures/{stem}.{suffix}"
+            for stem in stems
+            for suffix in ("png", "svg")
+        ]
+    return names
+
+
+rule figures:
+    input:
+        figure_files,
+
+
+rule chaos:
+    input:
+        [
+            path
+            for path in figure_files(None)
+            if path.rsplit("/", 1)[-1].startswith(CHAOS_FIGURES)
+        ],
+
+
+rule cone:
+    input:
+        [
+            path
+            for path in figure_files(None)
+            if path.rsplit("/", 1)[-1].startswith(CONE_FIGURES)
+        ],

@@ -1,0 +1,37 @@
+"""Rule compute_entk: the eNTK of the parent at one step on the study's probe examples."""
+
+from twophase.data import class_balanced_examples
+from twophase.devices import environment, prepare_device
+from twophase.entk import empirical_ntk
+from twophase.jobs import logged_job
+from twophase.kernel_files import kernel_dataset
+from twophase.network_jobs import load_data, load_start
+from twophase.replay import run_at
+from twophase.storage import write_dataset
+from twophase.trajectories import PARENT
+
+
+def main(smk):
+    """Replay the parent to the step, compute the kernel, write it."""
+    with logged_job(smk) as job:
+        device = prepare_device(smk.threads)
+        upstream = job.recipe_of("checkpoint")
+        data = load_data(smk.input.data, upstream["settings"], upstream["inputs"]["data"], device)
+        seed, step = int(smk.wildcards.seed), int(smk.wildcards.step)
+        start = load_start(smk.input.start, upstream, seed, device, job.log)
+        run, _ = run_at(data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=start)
+        probe = class_balanced_examples(data.train_labels, job.settings["probe_examples"])
+        run.network.eval()
+        kernel = empirical_ntk(run.network, data.train_images[probe], kernel=job.settings["kernel"])
+        labels = data.train_labels[probe]
+        write_dataset(
+            smk.output.kernel,
+            kernel_dataset(kernel, probe, labels, data.class_names, seed=seed, step=step),
+            title=f"Empirical neural tangent kernel of seed {seed} at step {step}",
+            recipe=job.recipe_text,
+            environment=environment(device),
+        )
+
+
+if "snakemake" in globals():
+    main(snakemake)

@@ -1,0 +1,169 @@
+"""What the kernel engine refuses, since its result would be silently wrong."""
+
+import torch
+from torch import Tensor, nn
+
+from twophase.entk.functional import FunctionalNetwork
+from twophase.errors import ModelError
+
+CHECKED_TOGETHER = 8  # examples whose joint outputs are compared with each one's own
+# Rounding can flip a ReLU, which moves a gradient far more than an output.
+GRADIENT_TOLERANCE = 1e-2
+
+
+def check_arguments(
+    model: nn.Module,
+    inputs: Tensor,
+    other_inputs: Tensor | None,
+    kernel: str,
+    memory_budget: int | None,
+) -> None:
+    """Refuse arguments that no kernel can be computed from.
+
+    Args:
+        model: The network.
+        inputs: Inputs of the rows, shape ``(n, *d)``.
+        other_inputs: Inputs of the columns, or None.
+        kernel: Which kernel.
+        memory_budget: Bytes, or None.
+
+    Raises:
+        ValueError: If an argument is empty, unknown, or of another device or number type than the network.
+    """
+    if kernel not in ("full", "trace"):
+        raise ValueError(f"kernel must be 'full' or 'trace', got {kernel!r}.")
+    if memory_budget is not None and memory_budget <= 0:
+        raise ValueError(f"memory_budget must be a positive number of bytes, got {memory_budget}.")
+    check_model(model)
+    parameter = next(model.parameters())
+    for name, tensor in (("inputs", inputs), ("other_inputs", other_inputs)):
+        if tensor is None:
+            continue
+        if tensor.ndim == 0 or tensor.shape[0] == 0:
+            raise ValueError(f"{name} needs at least one example, got shape {tuple(tensor.shape)}.")
+        if tensor.device != parameter.device:
+            raise ValueError(f"{name} is on {tensor.device}, the network's parameters on {parameter.device}.")
+        numeric = tensor.is_floating_point() or tensor.is_complex()
+        if numeric and tensor.dtype != parameter.dtype:
+            raise ValueError(f"{name} is of {tensor.dtype}, the network's parameters of {parameter.dtype}.")
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse a network in training mode, without trainable parameters, or on several devices or number types.
+
+    Args:
+        model: The network.
+
+    Raises:
+        ModelError: If the network is one of these.
+    """
+    training = [name or "the network itself" for name, module in model.named_modules() if module.training]
+    if training:
+        raise ModelError(
+            f"The eNTK needs evaluation mode, where examples don't affect each other; call model.eval(). "
+            f"In training mode: {_listed(training)}."
+        )
+    parameters = dict(model.named_parameters())
+    if not any(p.requires_grad for p in parameters.values()):
+        raise ModelError("The network has no trainable parameter (requires_grad): its eNTK is empty.")
+    dtypes = {p.dtype for p in parameters.values()}
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise ModelError(f"The network's parameters must all be float32 or all float64, got {_listed(dtypes)}.")
+    devices = {t.device for t in (*parameters.values(), *model.buffers())}
+    if len(devices) > 1:
+        raise ModelError(f"The network's parameters and buffers must be on one device, got {_listed(devices)}.")
+
+
+def check_outputs(outputs: Tensor, examples: int, dtype: torch.dtype, classes: int | None = None) -> None:
+    """Refuse outputs that aren't ``(n, K)`` finite numbers.
+
+    Args:
+        outputs: What the network returned.
+        examples: Number n of inputs.
+        dtype: Number type of the parameters.
+        classes: Number K of logits, if known.
+
+    Raises:
+        ModelError: If shape, type or values are wrong.
+    """
+    if not isinstance(outputs, Tensor):
+        raise ModelError(f"The network must return one tensor (n, K), got {type(outputs).__name__}.")
+    wanted = f"({examples}, {classes or 'K'})"
+    fits = outputs.ndim == 2 and outputs.shape[0] == examples and outputs.shape[1] == (classes or outputs.shape[1])
+    if not fits or outputs.shape[1] == 0:
+        raise ModelError(f"For {examples} inputs the network must return {wanted}, got {tuple(outputs.shape)}.")
+    if outputs.dtype != dtype:
+        raise ModelError(f"The network's outputs are of {outputs.dtype}, its parameters of {dtype}.")
+    check_finite(outputs, "outputs")
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        values: Any floating-point tensor, looked at a part at a time.
+        what: Its name in the message.
+
+    Raises:
+        ModelError: If a value is not finite.
+    """
+    for part in values.flatten().split(1 << 22):
+        if not torch.isfinite(part).all():
+            raise ModelError(f"The network's {what} contain NaN or infinity.")
+
+
+def check_decoupled(network: FunctionalNetwork, inputs: Tensor, together: int = CHECKED_TOGETHER) -> None:
+    """Refuse a network whose output for one example depends on the others, such as BatchNorm on batch statistics.
+
+    A few examples are passed through together and one by one, and both the outputs and the gradients of a fixed
+    combination of them are compared: a network whose last layer is zero shows its coupling only in the latter.
+
+    Args:
+        network: The network.
+        inputs: Inputs, shape ``(n, *d)``; evenly spaced ones are used.
+        together: How many.
+
+    Raises:
+        ModelError: If they differ by more than rounding can.
+    """
+    count = min(len(inputs), together)
+    chosen = torch.linspace(0, len(inputs) - 1, count).round().long().to(inputs.device)
+    sample = inputs[chosen]
+    outputs, gradient = _outputs_and_gradient(network, sample, offset=0)
+    check_outputs(outputs, count, network.dtype)
+    alone = torch.empty_like(outputs)
+    summed = torch.zeros_like(gradient)
+    for i in range(count):
+        alone[i : i + 1], one = _outputs_and_gradient(network, sample[i : i + 1], offset=i)
+        summed += one
+    tolerance = torch.finfo(outputs.dtype).eps ** 0.5
+    difference = (outputs - alone).abs().max()
+    moved = torch.linalg.vector_norm(gradient - summed)
+    if difference > tolerance * alone.abs().max() or moved > GRADIENT_TOLERANCE * torch.linalg.vector_norm(summed):
+        raise ModelError(
+            f"The network's output for one example depends on the others: {count} examples together and one by one "
+            f"give outputs that differ by up to {difference:.3g}, of {alone.abs().max():.3g} "
+            f"(gradients: by {moved:.3g}, of {torch.linalg.vector_norm(summed):.3g}). "
+            f"BatchNorm must use its running statistics."
+        )
+
+
+def _outputs_and_gradient(network: FunctionalNetwork, inputs: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Outputs ``(n, K)`` and the gradient ``(P,)`` of their sum with fixed weights, which ``offset`` counts on."""
+    leaves = network.leaves()
+    with torch.enable_grad():
+        outputs = network(leaves, inputs)
+        check_outputs(outputs, len(inputs), network.dtype)
+        counted = torch.arange(outputs.numel(), device=inputs.device, dtype=outputs.dtype)
+        weights = torch.cos(1 + offset * outputs.shape[1] + counted).view_as(outputs)
+        gradients = torch.autograd.grad(
+            (weights * outputs).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    return outputs.detach(), torch.cat([g.flatten() for g in gradients])
+
+
+def _listed(names) -> str:
+    """A few names, and how many more there are."""
+    names = sorted(map(str, names))
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more

@@ -1,0 +1,130 @@
+"""How much memory the engine may take, and the blocks that keep it within that."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from twophase.entk.functional import FunctionalNetwork
+
+CPU_SHARE = 0.25  # of the available memory: other jobs run beside this one
+CUDA_SHARE = 0.5  # of the device's free memory
+PIECE = 16  # examples differentiated together at most: more took no less time on the CPU
+# Bytes alive during the backward pass of one logit, over those of the largest activation (measured: see the tests).
+BACKWARD_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one example costs.
+
+    Attributes:
+        gradient: Bytes of one logit's gradient with respect to all trainable parameters.
+        activations: Bytes that the forward pass keeps for the backward pass.
+        largest: Bytes of the largest of these activations.
+    """
+
+    gradient: int
+    activations: int
+    largest: int
+
+    def piece(self, examples: int, classes: int) -> int:
+        """Bytes needed to differentiate so many logits of so many examples together, their gradients held twice."""
+        per_logit = 2 * self.gradient + BACKWARD_FACTOR * self.largest
+        return examples * (self.activations + classes * per_logit)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the gradients are cut.
+
+    Attributes:
+        held: Examples whose gradients are held as rows of the kernel.
+        piece: Examples differentiated together.
+        classes: Logits differentiated together; fewer than K only if ``held`` and ``piece`` are 1.
+    """
+
+    held: int
+    piece: int
+    classes: int
+
+
+def default_budget(device: torch.device) -> int:
+    """Return a share of what is free, in bytes: 1/2 of a GPU's memory, 1/4 of the main memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(CUDA_SHARE * (free + cached))
+    return int(CPU_SHARE * _available_memory())
+
+
+def _available_memory() -> int:
+    """Bytes of main memory that can be had without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def measure_footprint(network: FunctionalNetwork, example: Tensor) -> Footprint:
+    """Measure what one example costs, by an ordinary forward pass that counts what it keeps.
+
+    Args:
+        network: The network.
+        example: One input, shape ``(1, *d)``.
+
+    Returns:
+        The example's footprint.
+    """
+    leaves = network.leaves()
+    constant = {t.untyped_storage().data_ptr() for t in (*leaves.values(), *network.constants.values())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in constant:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        # The outputs hold the graph, and so the addresses apart, until the counting is over.
+        outputs = network(leaves, example.clone())
+    gradient = network.size * network.dtype.itemsize
+    sizes = [*kept.values(), outputs.numel() * outputs.element_size()]
+    return Footprint(gradient, sum(sizes), max(sizes))
+
+
+def plan_blocks(footprint: Footprint, examples: int, classes: int, budget: int) -> Blocks:
+    """Choose blocks that stay within the budget: few large ones, since each block differentiates the others anew.
+
+    Args:
+        footprint: What one example costs.
+        examples: Number n of examples that make the kernel's rows.
+        classes: Number K of logits.
+        budget: Bytes for gradients and activations.
+
+    Returns:
+        The blocks.
+
+    Raises:
+        ValueError: If the budget doesn't hold two logits' gradients of one example.
+    """
+    row = classes * footprint.gradient
+    if row + footprint.piece(1, classes) <= budget:
+        quarter = budget // 4 // footprint.piece(1, classes)
+        piece = max(1, min(PIECE, quarter, examples))
+        held = (budget - footprint.piece(piece, classes)) // row
+        if held < 1:
+            piece, held = 1, 1
+        return Blocks(min(held, examples), piece, classes)
+    needed = footprint.piece(1, 1) + footprint.gradient
+    if needed > budget:
+        raise ValueError(
+            f"memory_budget is {budget:,} bytes; a network of this size needs at least {needed:,} "
+            f"(three gradients of {footprint.gradient:,} bytes, and activations)."
+        )
+    most = (budget - footprint.activations) // (footprint.piece(1, 1) - footprint.activations + footprint.gradient)
+    return Blocks(held=1, piece=1, classes=min(most, classes))

@@ -1,0 +1,233 @@
+"""The plain engine: exact empirical tangent kernels by contraction of explicit Jacobians.
+
+It asks nothing of the network but that it can be differentiated, and is the reference for faster engines.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from twophase.entk.checks import CHECKED_TOGETHER, check_arguments, check_decoupled, check_finite, check_outputs
+from twophase.entk.functional import FunctionalNetwork
+from twophase.entk.memory import Blocks, default_budget, measure_footprint, plan_blocks
+from twophase.entk.precision import exact_float32
+
+STRIP = 512  # rows of a symmetric product computed together: what lies left of them is mirrored
+
+
+def empirical_ntk(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    kernel: Literal["full", "trace"] = "full",
+    other_inputs: Tensor | None = None,
+    memory_budget: int | None = None,
+) -> Tensor:
+    r"""Empirical neural tangent kernel over all trainable parameters, by Jacobian contraction.
+
+    H[i, k, j, l] = <d f_k(x_i) / d theta, d f_l(x_j) / d theta>, or its class trace, sum_k H[i, k, j, k]
+    (Novak 2022, arXiv 2206.08720, section 3.1). Jacobians are computed for blocks of examples, and again for each
+    block of rows that doesn't fit into memory with the others. The model, its gradients and mode, and the global
+    random state stay as they were; float32 products are never rounded to tf32 or bf16.
+
+    Args:
+        model: Network in evaluation mode, mapping ``(n, *d)`` to ``(n, K)``, its parameters all float32 or all
+            float64. Parameters with ``requires_grad=False`` are constants.
+        inputs: Inputs ``x_i``, shape ``(n, *d)``, on the model's device; of its dtype, or integers.
+        kernel: "full", or "trace" for the class trace, which is computed without the full kernel.
+        other_inputs: Inputs ``x_j``, shape ``(m, *d)``; ``inputs`` themselves if None.
+        memory_budget: Bytes for Jacobians and an estimate of the activations, the result not counted. By default
+            half of the GPU's free memory, or a quarter of the main memory that is available. It changes time and
+            rounding, nothing else.
+
+    Returns:
+        The kernel, shape ``(n, K, m, K)`` or ``(n, m)``, of the model's dtype and device, without autograd graph.
+        Without ``other_inputs`` it is symmetric to the bit.
+
+    Raises:
+        ValueError: If the inputs are empty or of another device or dtype than the model, or the budget is too
+            small for two gradients.
+        ModelError: If the model is in training mode, has no trainable parameter, lets one example's output depend
+            on the others, or gives outputs that aren't ``(n, K)`` finite numbers.
+    """  # noqa: DOC502 - raised by the checks
+    check_arguments(model, inputs, other_inputs, kernel, memory_budget)
+    with _undisturbed(inputs.device):
+        inputs = inputs.detach().clone() if inputs.is_inference() else inputs.detach()
+        columns = None if other_inputs is None else other_inputs.detach().clone()
+        network = FunctionalNetwork.of(model)
+        outputs = network(network.parameters, inputs[:1])
+        check_outputs(outputs, 1, network.dtype)
+        examples, classes = len(inputs), outputs.shape[1]
+        footprint = measure_footprint(network, inputs[:1])
+        budget = memory_budget or default_budget(inputs.device)
+        blocks = plan_blocks(footprint, examples, classes, budget)
+        room = max(2, budget // (3 * footprint.activations))
+        check_decoupled(network, inputs, together=min(room, CHECKED_TOGETHER))
+        jacobian = Jacobian(network, classes, blocks.piece, inputs[:1])
+        total = examples if columns is None else len(columns)
+        return _contract(jacobian, inputs, columns, blocks, (examples, classes, total), full=kernel == "full")
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """No graph, no autocast, no inference mode, no tf32, and the random state put back."""
+    devices = [device] if device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(exact_float32())
+        yield
+
+
+class Jacobian:
+    """Gradients of chosen logits with respect to all trainable parameters.
+
+    Args:
+        network: The network.
+        classes: Number K of its logits.
+        piece: Examples differentiated together.
+        example: One input, shape ``(1, *d)``, on which vectorisation is tried.
+    """
+
+    def __init__(self, network: FunctionalNetwork, classes: int, piece: int, example: Tensor):
+        self.network = network
+        self.classes = classes
+        self.piece = piece
+        self._gradients: Callable = self._vectorised
+        try:
+            self._vectorised(example, slice(0, 1))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # an operation that torch.func can't batch, such as a branch on a value
+            self._gradients = self._one_by_one
+
+    def __call__(self, inputs: Tensor, classes: slice) -> Tensor:
+        """Return the gradients of the logits in ``classes`` at inputs ``(n, *d)``, shape ``(n, classes, P)``."""
+        network = self.network
+        shape = (len(inputs), classes.stop - classes.start, network.size)
+        result = torch.empty(shape, dtype=network.dtype, device=inputs.device)
+        for start in range(0, len(inputs), self.piece):
+            piece = inputs[start : start + self.piece]
+            gradients, outputs = self._gradients(piece, classes)
+            check_outputs(outputs, len(piece), network.dtype, self.classes)
+            offset = 0
+            for name, parameter in network.parameters.items():
+                columns = slice(offset, offset + parameter.numel())
+                result[start : start + self.piece, :, columns] = gradients.pop(name).flatten(2)
+                offset = columns.stop
+        return result
+
+    def _vectorised(self, inputs: Tensor, classes: slice) -> tuple[dict[str, Tensor], Tensor]:
+        """All examples and logits at once: gradients ``(n, classes, *p)`` by name, and outputs ``(n, K)``."""
+
+        def outputs_of_one(parameters: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = self.network(parameters, x.unsqueeze(0)).squeeze(0)
+            return outputs[classes], outputs
+
+        differentiate = vmap(jacrev(outputs_of_one, has_aux=True), in_dims=(None, 0))
+        return differentiate(self.network.parameters, inputs)
+
+    def _one_by_one(self, inputs: Tensor, classes: slice) -> tuple[dict[str, Tensor], Tensor]:
+        """The same by ordinary backward passes, one example and one logit at a time."""
+        rows, outputs = [], []
+        for x in inputs.split(1):
+            leaves = self.network.leaves()
+            with torch.enable_grad():
+                logits = self.network(leaves, x)
+                for logit in logits[0, classes]:
+                    gradients = torch.autograd.grad(
+                        logit, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+                    )
+                    rows.append(dict(zip(leaves, gradients, strict=True)))
+            outputs.append(logits.detach())
+        stacked = {
+            name: torch.stack([row.pop(name) for row in rows]).unflatten(0, (len(inputs), -1))
+            for name in self.network.parameters
+        }
+        return stacked, torch.cat(outputs)
+
+
+def _contract(
+    jacobian: Jacobian,
+    inputs: Tensor,
+    columns: Tensor | None,
+    blocks: Blocks,
+    sizes: tuple[int, int, int],
+    *,
+    full: bool,
+) -> Tensor:
+    """The kernel, ``(n, K, m, K)`` or ``(n, m)``: computed block by block, mirrored if there are no ``columns``."""
+    n, classes, m = sizes
+    shape = (n * classes, m * classes) if full else (n, m)
+    flat = torch.zeros(shape, dtype=jacobian.network.dtype, device=inputs.device)
+    contract = _contract_full if full else _contract_trace
+    contract(flat, jacobian, inputs, columns, blocks)
+    if columns is None:
+        _mirror(flat)
+    check_finite(flat, "gradients or their products")
+    return flat.view(n, classes, m, classes) if full else flat
+
+
+def _contract_full(flat: Tensor, jacobian: Jacobian, inputs: Tensor, columns: Tensor | None, blocks: Blocks) -> None:
+    """Add the full kernel to ``flat``, ``(n K, m K)``; without ``columns`` only its upper triangle."""
+    classes = jacobian.classes
+    others = inputs if columns is None else columns
+    for examples, logits in _cut(len(inputs), classes, blocks.held, blocks.classes):
+        held = jacobian(inputs[examples], logits).flatten(0, 1)  # (r, P)
+        first = examples.start * classes + logits.start
+        rows = slice(first, first + len(held))
+        if columns is None:
+            _add_upper_product(flat[rows, rows], held)
+        start = rows.stop if columns is None else 0
+        for those, their_logits in _cut(len(others), classes, blocks.piece, blocks.classes, start):
+            piece = jacobian(others[those], their_logits).flatten(0, 1)  # (c, P)
+            at = those.start * classes + their_logits.start
+            flat[rows, at : at + len(piece)].addmm_(held, piece.T)
+
+
+def _contract_trace(flat: Tensor, jacobian: Jacobian, inputs: Tensor, columns: Tensor | None, blocks: Blocks) -> None:
+    """Add the class trace to ``flat``, ``(n, m)``: the inner products of the classes' gradients laid end to end."""
+    others = inputs if columns is None else columns
+    for k in range(0, jacobian.classes, blocks.classes):
+        logits = slice(k, min(k + blocks.classes, jacobian.classes))
+        for start in range(0, len(inputs), blocks.held):
+            held = jacobian(inputs[start : start + blocks.held], logits).flatten(1)  # (r, classes P)
+            rows = slice(start, start + len(held))
+            if columns is None:
+                _add_upper_product(flat[rows, rows], held)
+            for at in range(rows.stop if columns is None else 0, len(others), blocks.piece):
+                piece = jacobian(others[at : at + blocks.piece], logits).flatten(1)  # (c, classes P)
+                flat[rows, at : at + len(piece)].addmm_(held, piece.T)
+
+
+def _cut(n: int, classes: int, examples: int, logits: int, start: int = 0) -> Iterator[tuple[slice, slice]]:
+    """Cut the n K pairs (example, class), counted class first, into blocks, from pair ``start`` on."""
+    if logits == classes:
+        for i in range(start // classes, n, examples):
+            yield slice(i, min(i + examples, n)), slice(0, classes)
+        return
+    for i in range(start // classes, n):
+        for k in range(0, classes, logits):
+            if i * classes + k >= start:
+                yield slice(i, i + 1), slice(k, min(k + logits, classes))
+
+
+def _add_upper_product(square: Tensor, held: Tensor) -> None:
+    """Add the upper triangle of ``held @ held.T``, and some of what lies below it, to ``square``."""
+    for start in range(0, len(held), STRIP):
+        square[start : start + STRIP, start:].addmm_(held[start : start + STRIP], held[start:].T)
+
+
+def _mirror(square: Tensor) -> None:
+    """Copy the upper triangle to the lower one, in place."""
+    for start in range(0, len(square), STRIP):
+        stop = min(start + STRIP, len(square))
+        upper = square[start:stop, start:stop].triu()
+        square[start:stop, start:stop] = upper + upper.triu(1).T
+        square[stop:, start:stop] = square[start:stop, stop:].T

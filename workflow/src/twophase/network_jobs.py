@@ -1,0 +1,59 @@
+"""What the scripts that train or evaluate networks read: a study's images and its checkpoints, checked."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from twophase.checkpoint import Checkpoint, load_checkpoint
+from twophase.data import ImageData, load_images
+from twophase.devices import environment
+from twophase.provenance import check_recipe
+
+
+def load_data(path: Path | str, run_settings: dict, recipe: dict, device: torch.device) -> ImageData:
+    """A study's images on the device, in the run's dtype.
+
+    Args:
+        path: Prepared images.
+        run_settings: Settings of the run, for its dtype.
+        recipe: The recipe that must have made the images.
+        device: Where they go.
+
+    Returns:
+        The images.
+
+    Raises:
+        ArtifactError: If the file is damaged, or was made by other settings or other code.
+    """
+    data = load_images(path, device=device, dtype=getattr(torch, run_settings["dtype"]))
+    check_recipe(data.recipe, recipe, path)
+    return data
+
+
+def load_start(
+    path: Path | str, recipe: dict, seed: int, device: torch.device, log: logging.Logger
+) -> Checkpoint:
+    """A checkpoint, checked; a warning is logged if it was computed elsewhere, as then the last bits may differ.
+
+    Args:
+        path: The checkpoint.
+        recipe: The recipe that must have made it.
+        seed: Seed of the run.
+        device: Where its tensors go.
+        log: Takes the warning.
+
+    Returns:
+        The checkpoint.
+    """
+    checkpoint = load_checkpoint(path, recipe=recipe, seed=seed, device=device)
+    here = environment(device)
+    other = {key: value for key, value in checkpoint.environment.items() if value != here[key]}
+    if other:
+        log.warning(
+            "warning: %s was computed with %s, this job has %s; bit-for-bit equality is not to be expected",
+            path,
+            other,
+            {key: here[key] for key in other},
+        )
+    return checkpoint

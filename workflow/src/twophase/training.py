@@ -1,0 +1,112 @@
+"""One training run: where it starts, and how it gets from one step to a later one."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from twophase.batches import Batches
+from twophase.data import ImageData
+from twophase.errors import DivergenceError
+from twophase.models import build_model, check_model
+from twophase.optimizers import build_optimizer
+from twophase.randomness import Source, torch_seed
+from twophase.schedule import learning_rate_at
+
+STEPS_BETWEEN_CHECKS = 50  # the loss is looked at, and progress told, this often: on a GPU the host waits only then
+
+
+class TrainingRun:
+    """A network in training: at a step, on its way along one trajectory.
+
+    Everything that the rest of the run depends on is ``step``, ``network``, ``optimizer`` and the seed: batches,
+    augmentation, learning rate and the network's own random numbers are functions of (seed, step).
+    """
+
+    def __init__(self, data: ImageData, settings: dict, seed: int) -> None:
+        """Set up a run at step 0.
+
+        Args:
+            data: Images on the device of the run, in its dtype.
+            settings: As `twophase.config.Study.run_settings` gives them.
+            seed: Seeds initialisation, batch order, augmentation and the network's own random numbers.
+
+        Raises:
+            ModelError: If the network can't be built or its outputs don't fit the data.
+        """
+        self.seed = seed
+        self.step = 0
+        self.data = data
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(seed, Source.INITIALISATION))
+            network = build_model(settings["model"], image_shape=data.image_shape, classes=data.classes)
+        self.network = network.to(device=data.train_images.device, dtype=data.train_images.dtype)
+        check_model(self.network, data.train_images[:2], data.classes)
+        trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = build_optimizer(settings["optimizer"], trainable)
+        self._learning_rate = settings["optimizer"]["learning_rate"]
+        self._schedule = settings["schedule"]
+        self.batch_size = settings["batch_size"]
+        self._batches = Batches(
+            data,
+            seed,
+            batch_size=self.batch_size,
+            crop_padding=settings["crop_padding"],
+            horizontal_flip=settings["horizontal_flip"],
+        )
+
+    def advance(self, until: int, *, progress: Callable[[int], None] | None = None) -> Tensor:
+        """Train up to a later step.
+
+        Args:
+            until: Step to reach.
+            progress: Called with the step reached, every `STEPS_BETWEEN_CHECKS` steps.
+
+        Returns:
+            Training loss of each update, float64 on the CPU, shape ``(until - step,)``.
+
+        Raises:
+            DivergenceError: At the first update whose loss is infinite or NaN.
+        """
+        first = self.step
+        losses = []
+        device = self.data.train_images.device
+        self.network.train()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            while self.step < until:
+                stop = min(self.step + STEPS_BETWEEN_CHECKS, until)
+                chunk = torch.stack([self._update() for _ in range(self.step, stop)])
+                losses.append(self._checked(chunk, stop).double().cpu())
+                if progress:
+                    progress(self.step)
+        return torch.cat(losses) if first < until else torch.empty(0, dtype=torch.float64)
+
+    def _update(self) -> Tensor:
+        """Take theta_step to theta_{step+1}; the batch's loss stays on the device."""
+        torch.manual_seed(torch_seed(self.seed, Source.NETWORK, self.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, self._learning_rate, self._schedule)
+        images, labels = self._batches(self.step)
+        self.optimizer.zero_grad()
+        loss = functional.cross_entropy(self.network(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
+        return loss.detach()
+
+    def _checked(self, losses: Tensor, stop: int) -> Tensor:
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            step = stop - len(losses) + int((~finite).nonzero()[0])
+            rate = learning_rate_at(step, self._learning_rate, self._schedule)
+            raise DivergenceError(
+                f"the training loss became {losses[step - stop].item()} at step {step} (seed {self.seed}, learning "
+                f"rate {rate:g}); expected a finite loss. A smaller optimizer.learning_rate or a warm-up may help."
+            )
+        return losses
+
+
+def trainable_parameters(network: nn.Module) -> list[Tensor]:
+    """Detached trainable parameters, theta, in the network's order; they share its memory."""
+    return [parameter.detach() for parameter in network.parameters() if parameter.requires_grad]
