@@ -51,7 +51,7 @@ def recipe(rule_name, study_name):
     code = code_fingerprint(SCRIPTS / f"{rule_name}.py", import_path=import_path)
     settings, inputs = SETTINGS[rule_name](study)
     return make_recipe(
-        rule,
+        rule_name,
         settings,
         code,
         **{name: recipe(maker, study_name) for name, maker in inputs.items()},
