@@ -53,12 +53,25 @@ def test_the_images_are_those_at_their_original_positions():
             labels = gzip.decompress((DEBIAN / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())[8:]
             for example in (0, 777, 1999):
                 position = int(file[f"{split}_original_index"][example])
-                assert file[f"{split}_images"][example].values.tobytes() == pixels[784 * position : 784 * (position + 1)]
+                assert (
+                    file[f"{split}_images"][example].values.tobytes() == pixels[784 * position : 784 * (position + 1)]
+                )
                 assert int(file[f"{split}_labels"][example]) == labels[position]
 
 
-def test_other_files_are_refused(script, tmp_path):
-    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"other")
-    with pytest.raises(SystemExit, match="train-images-idx3-ubyte.gz is not the published file: sha256 should be b0564"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            gzip.compress(b"other"),
+            r"is not the published file: unpacked, its sha256 should be \w{64}, is d9298a10d1b0735",
+        ),
+        (b"other", "can't be unpacked"),
+        (gzip.compress(b"other")[:-3], "can't be unpacked"),
+    ],
+)
+def test_other_files_are_refused(script, tmp_path, content, message):
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+    with pytest.raises(SystemExit, match=rf"train-images-idx3-ubyte\.gz {message}"):
         script.main(["--source", str(tmp_path), "--output", str(tmp_path / "images.nc")])
     assert not (tmp_path / "images.nc").exists()

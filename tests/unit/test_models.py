@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn import functional as F
+
 from twophase.config import Model
 from twophase.errors import ModelError
 from twophase.models import build_model, check_model

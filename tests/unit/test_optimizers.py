@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from twophase.config import SGD, AdamW
 from twophase.optimizers import build_optimizer
 

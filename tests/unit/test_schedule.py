@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from twophase.config import Study
 from twophase.schedule import learning_rate_at
 

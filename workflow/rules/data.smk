@@ -29,8 +29,8 @@ def image_source(wildcards):
     if source == "image_folder":
         return []
     if source == "embedded_fashion_mnist":
-        return ancient(os.path.relpath(EMBEDDED_IMAGES))  # its digest is in the recipe
-    return f"results/downloads/{source}/verified.json"
+        return [ancient(os.path.relpath(EMBEDDED_IMAGES))]  # its digest is in the recipe
+    return [f"results/downloads/{source}/verified.json"]
 
 
 rule prepare_data:

@@ -4,15 +4,18 @@ from pathlib import Path
 
 from twophase.data import write_images
 from twophase.jobs import logged_job
-from twophase.sources import read_images
+from twophase.sources import Selection, read_images
 
 
 def main(smk):
     """Read the source, write the prepared images."""
     with logged_job(smk) as job:
-        images = read_images(
-            job.settings["data"], embedded=Path(smk.params.embedded), downloads=Path(smk.params.downloads)
-        )
+        settings = dict(job.settings["data"])
+        folder = settings.pop("folder")
+        location = Path(smk.input.source[0] if smk.input.source else folder)
+        if location.name == "verified.json":
+            location = location.parent
+        images = read_images(Selection(**settings), location)
         job.log.info("%d training and %d test images", len(images.train_labels), len(images.test_labels))
         write_images(smk.output.data, images, job.recipe_text)
 

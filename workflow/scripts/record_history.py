@@ -23,9 +23,7 @@ def main(smk):
         owners = [(seed, step) for seed in seeds for step in steps]
         for (seed, step), path in zip(owners, smk.input.checkpoints, strict=True):
             checkpoint = load_start(path, upstream, seed, device, job.log)
-            run, _ = run_at(
-                data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=checkpoint
-            )
+            run, _ = run_at(data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=checkpoint)
             logits = logits_of(run.network, data.test_images)
             losses[seed].append(checkpoint.losses.cpu().numpy())
             test_losses[seed].append(mean_loss(logits, data.test_labels))

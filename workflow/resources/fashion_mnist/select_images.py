@@ -6,23 +6,25 @@ The same files give the same images, in the same order. Needs the package ``twop
 """
 
 import argparse
+import gzip
 import hashlib
+import zlib
 from pathlib import Path
 
 import netCDF4
 import numpy as np
 
 from twophase.files import whole_file
-from twophase.sources import read_idx
+from twophase.sources import parse_idx
 from twophase.subsets import class_balanced_subset
 
 SEED = 170807747  # arXiv 1708.07747
 COUNTS = {"train": 10_000, "test": 2_000}
-SHA256 = {
-    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
-    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
-    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
-    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+SHA256 = {  # of the unpacked files, since Debian packs them anew
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 PREFIXES = {"train": "train", "test": "t10k"}
 CLASS_NAMES = (
@@ -50,10 +52,10 @@ ATTRIBUTES = {
 
 
 def read_verified(folder: Path, name: str) -> np.ndarray:
-    """Read one of the four published files.
+    """Unpack one of the four published files.
 
     Args:
-        folder: Where the file lies.
+        folder: Where the file lies, with ``.gz`` at its end.
         name: A key of ``SHA256``.
 
     Returns:
@@ -62,11 +64,15 @@ def read_verified(folder: Path, name: str) -> np.ndarray:
     Raises:
         SystemExit: If the file isn't the published one; names the file and both digests.
     """
-    archive = (folder / name).read_bytes()
-    found = hashlib.sha256(archive).hexdigest()
+    path = folder / f"{name}.gz"
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise SystemExit(f"{path} can't be unpacked: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
-        raise SystemExit(f"{folder / name} is not the published file: sha256 should be {SHA256[name]}, is {found}")
-    return read_idx(archive)
+        raise SystemExit(f"{path} is not the published file: unpacked, its sha256 should be {SHA256[name]}, is {found}")
+    return parse_idx(content)
 
 
 def select(folder: Path, split: str) -> dict[str, np.ndarray]:
@@ -79,8 +85,8 @@ def select(folder: Path, split: str) -> dict[str, np.ndarray]:
     Returns:
         ``images`` uint8 ``(n, 28, 28)``, ``labels`` uint8 ``(n,)``, ``original_index`` int32 ``(n,)``, ascending.
     """
-    images = read_verified(folder, f"{PREFIXES[split]}-images-idx3-ubyte.gz")
-    labels = read_verified(folder, f"{PREFIXES[split]}-labels-idx1-ubyte.gz")
+    images = read_verified(folder, f"{PREFIXES[split]}-images-idx3-ubyte")
+    labels = read_verified(folder, f"{PREFIXES[split]}-labels-idx1-ubyte")
     chosen = class_balanced_subset(labels, COUNTS[split], class_names=CLASS_NAMES, what=f"{split} images", seed=SEED)
     return {"images": images[chosen], "labels": labels[chosen], "original_index": chosen.astype(np.int32)}
 
@@ -118,7 +124,9 @@ def add(file: netCDF4.Dataset, name: str, values: np.ndarray, dimensions: tuple[
         long_name: What it is.
     """
     chunks = (min(1000, len(values)), *values.shape[1:])
-    variable = file.createVariable(name, values.dtype, dimensions, zlib=True, complevel=9, shuffle=False, chunksizes=chunks)
+    variable = file.createVariable(
+        name, values.dtype, dimensions, zlib=True, complevel=9, shuffle=False, chunksizes=chunks
+    )
     variable.setncatts({"long_name": long_name, "units": "1"})
     variable[:] = values
 

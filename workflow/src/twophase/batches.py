@@ -54,10 +54,7 @@ class Batches:
         start = step * self._batch_size
         epochs = range(start // size, (start + self._batch_size - 1) // size + 1)
         self._epochs = {epoch: self._epochs[epoch] if epoch in self._epochs else self._order(epoch) for epoch in epochs}
-        if len(epochs) == 1:
-            line = self._epochs[epochs[0]]
-        else:
-            line = torch.cat([self._epochs[epoch] for epoch in epochs])
+        line = self._epochs[epochs[0]] if len(epochs) == 1 else torch.cat([self._epochs[epoch] for epoch in epochs])
         offset = start - epochs[0] * size
         return line[offset : offset + self._batch_size]
 
@@ -75,7 +72,7 @@ class Batches:
             images = self._canvas
         example = torch.arange(self._batch_size, device=images.device)
         picked = images[example[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (batch, H, W, C)
-        return picked.permute(0, 3, 1, 2).contiguous()
+        return picked.permute(0, 3, 1, 2)
 
     def _windows(self, step: int) -> tuple[Tensor, Tensor]:
         """Row ``(batch, H)`` and column ``(batch, W)`` indices of each image's window."""

@@ -1,7 +1,6 @@
 """Checkpoints: everything that the rest of a run depends on, and what made it, in one file without pickled code."""
 
 import pickle
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -82,8 +81,16 @@ def load_checkpoint(path: Path | str, *, recipe: dict, seed: int, device: torch.
         checkpoint = Checkpoint(**torch.load(path, map_location=device, weights_only=True))
     except FileNotFoundError:
         raise
-    except (RuntimeError, EOFError, TypeError, ValueError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    except (
+        RuntimeError,
+        EOFError,
+        TypeError,
+        ValueError,
+        OSError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise ArtifactError(
             f"{path} is truncated, damaged or not a checkpoint ({first_line}); delete it and run again"
         ) from error

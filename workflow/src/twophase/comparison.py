@@ -46,9 +46,7 @@ def parameter_dissimilarity(theta: list[Tensor], other: list[Tensor]) -> float:
 
 
 def _squared_distance(theta: list[Tensor], other: list[Tensor]) -> Tensor:
-    return torch.stack(
-        [(a.double() - b.double()).square().sum() for a, b in zip(theta, other, strict=True)]
-    ).sum()
+    return torch.stack([(a.double() - b.double()).square().sum() for a, b in zip(theta, other, strict=True)]).sum()
 
 
 @torch.no_grad()

@@ -437,7 +437,6 @@ def _suggestion(wrong: str, right: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-
 def config_schema() -> dict[str, Any]:
     """JSON schema of the config, draft 2020-12."""
     return Config.model_json_schema()

@@ -34,6 +34,6 @@ def environment(device: torch.device) -> dict[str, str]:
     return {
         "device": f"{device.type} ({name})",
         "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
     }

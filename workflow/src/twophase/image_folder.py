@@ -54,9 +54,7 @@ def list_image_folder(root: Path) -> FolderListing:
     if classes["train"] != classes["test"]:
         odd = sorted(set(classes["train"]) ^ set(classes["test"]))
         raise DataError(f"{root}: train and test must have the same classes; only one of them has {odd}")
-    files = {
-        split: tuple(_images_in(root / split / class_name) for class_name in classes[split]) for split in SPLITS
-    }
+    files = {split: tuple(_images_in(root / split / class_name) for class_name in classes[split]) for split in SPLITS}
     return FolderListing(root, tuple(classes["train"]), files)
 
 

@@ -42,7 +42,9 @@ class Job:
             if now - last >= SECONDS_BETWEEN_PROGRESS:
                 last = now
                 rate = done / (now - start)
-                self.log.info("%d of %d %s, %.3g %s/s, %.0f s left", done, total, unit, rate, unit, (total - done) / rate)
+                self.log.info(
+                    "%d of %d %s, %.3g %s/s, %.0f s left", done, total, unit, rate, unit, (total - done) / rate
+                )
 
         return report
 

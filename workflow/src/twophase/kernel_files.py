@@ -78,7 +78,7 @@ def read_kernels(
         found = (int(dataset["seed"]), int(dataset["step"]))
         if found != (seed, step):
             raise ArtifactError(f"{path} holds (seed, step) {found}, expected {(seed, step)}; delete it and run again")
-        if datasets and not dataset["example"].equals(datasets[0]["example"]):
+        if datasets and not np.array_equal(dataset["example"], datasets[0]["example"]):
             raise ArtifactError(f"{path} has other probe examples than {paths[0]}; delete both and run again")
         datasets.append(dataset)
     first = datasets[0]

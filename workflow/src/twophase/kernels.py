@@ -35,10 +35,10 @@ def kernel_distance(a: Any, b: Any) -> float:
 
     Raises:
         ValueError: If shapes, dimensions or coordinates disagree, or a kernel is zero or not finite.
-    """  # noqa: DOC502 - raised by the checks
+    """
     _check_coordinates(a, b)
     arrays = _flat_arrays([a, b])
-    return _distance_of_directions(*arrays, *(_norm(array) for array in arrays))
+    return _distance_of_directions(*arrays, *(_nonzero_norm(array) for array in arrays))
 
 
 def kernel_distance_matrix(kernels: Sequence[Any]) -> np.ndarray:
@@ -60,7 +60,7 @@ def kernel_distance_matrix(kernels: Sequence[Any]) -> np.ndarray:
     for other in kernels[1:]:
         _check_coordinates(kernels[0], other)
     arrays = _flat_arrays(kernels)
-    norms = np.array([_norm(array) for array in arrays])
+    norms = np.array([_nonzero_norm(array) for array in arrays])
     cosines = np.zeros((len(arrays), len(arrays)))
     for part in _parts(arrays[0].size, BLOCK // len(arrays)):
         units = np.stack([array[part] for array in arrays], dtype=np.float64, casting="same_kind") / norms[:, None]
@@ -83,8 +83,8 @@ def kernel_norm(kernel: Any) -> float:
         The norm.
 
     Raises:
-        ValueError: If the kernel is zero or not finite.
-    """  # noqa: DOC502 - raised by _norm
+        ValueError: If the kernel is not finite.
+    """
     return _norm(_flat_arrays([kernel])[0])
 
 
@@ -216,7 +216,7 @@ def interval_distances(steps: ArrayLike, distances: ArrayLike, interval: int) ->
 
     Raises:
         ValueError: If the steps don't increase or don't fit the distances.
-    """  # noqa: DOC502 - raised by the checks
+    """
     steps, distances = _check_steps(steps, distances)
     starts, ends = np.nonzero(steps[None, :] - steps[:, None] == interval)
     return steps[starts], distances[starts, ends]
@@ -236,7 +236,7 @@ def kernel_velocity(steps: ArrayLike, distances: ArrayLike) -> tuple[np.ndarray,
 
     Raises:
         ValueError: If the steps don't increase or don't fit the distances.
-    """  # noqa: DOC502 - raised by the checks
+    """
     steps, distances = _check_steps(steps, distances)
     return (steps[:-1] + steps[1:]) / 2, np.diagonal(distances, 1) / np.diff(steps)
 
@@ -275,11 +275,17 @@ def _parts(size: int, width: int) -> Iterator[slice]:
 
 
 def _norm(array: np.ndarray) -> float:
-    """Frobenius norm in float64; refuses zero and what isn't finite."""
+    """Frobenius norm in float64; refuses what isn't finite."""
     squares = (np.linalg.norm(array[part].astype(np.float64)) ** 2 for part in _parts(array.size, BLOCK))
     norm = math.sqrt(math.fsum(squares))
     if not math.isfinite(norm):
         raise ValueError("A kernel contains NaN or infinity.")
+    return norm
+
+
+def _nonzero_norm(array: np.ndarray) -> float:
+    """Frobenius norm; refuses zero."""
+    norm = _norm(array)
     if norm == 0:
         raise ValueError("A kernel is zero, so that it has no direction.")
     return norm

@@ -31,9 +31,7 @@ def load_data(path: Path | str, run_settings: dict, recipe: dict, device: torch.
     return data
 
 
-def load_start(
-    path: Path | str, recipe: dict, seed: int, device: torch.device, log: logging.Logger
-) -> Checkpoint:
+def load_start(path: Path | str, recipe: dict, seed: int, device: torch.device, log: logging.Logger) -> Checkpoint:
     """A checkpoint, checked; a warning is logged if it was computed elsewhere, as then the last bits may differ.
 
     Args:

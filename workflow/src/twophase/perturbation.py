@@ -30,10 +30,7 @@ def perturb(run: TrainingRun, branch: Branch) -> None:
     """
     if run.step != branch.t0:
         raise ValueError(f"a branch at step {branch.t0} can't start from step {run.step}")
-    if branch.kind == "gradient":
-        direction = _gradient_direction(run, branch)
-    else:
-        direction = _gaussian_direction(run, branch)
+    direction = _gradient_direction(run, branch) if branch.kind == "gradient" else _gaussian_direction(run, branch)
     theta = trainable_parameters(run.network)
     scale = branch.relative_norm * l2_norm(theta) / l2_norm(direction)
     for parameter, along in zip(theta, direction, strict=True):

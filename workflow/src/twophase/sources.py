@@ -12,6 +12,7 @@ import struct
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -20,24 +21,41 @@ import netCDF4
 import numpy as np
 from PIL import Image, ImageOps
 
-from twophase.config import Data
 from twophase.data import RawImages
 from twophase.errors import DataError
+from twophase.image_folder import list_image_folder
 from twophase.subsets import class_balanced_subset
 
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 IDX = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}  # images and labels as gzipped arrays, no pickles
+# Debian's package dataset-fashion-mnist has the published archives (left) without name and time in their gzip headers.
+DEBIAN_MD5 = {
+    "8d4fb7e6c68d591d4c3dfef9ec88bf0d": "cf8536b0aa1a6ac5fa3f23001093305c",
+    "25c81989df183df01b3e8a0aad5dffbe": "10bea18fdb374794d4bb42e356e600c9",
+    "bef4ecab320f06d8554ea6380940ec79": "f78720b4224f21cce2f2ccf2d7a94c9a",
+    "bb300cfdad3c16e7a12a480ee83cd310": "0d30e22e447f3c33dab9ed536400ac01",
+}
 DECODED_TOGETHER = 64  # files that a thread takes at once
 LARGE_FILE = 16_000  # bytes
 
 
-def read_images(settings: Data, *, embedded: Path, downloads: Path) -> RawImages:
+@dataclass(frozen=True)
+class Selection:
+    """Which images of a source a study uses, and how; fields as in `twophase.config.Data`."""
+
+    source: str = "embedded_fashion_mnist"
+    image_size: int | None = None
+    grey: bool = False
+    train_examples: int | None = None
+    test_examples: int | None = None
+
+
+def read_images(settings: Selection, location: Path) -> RawImages:
     """Read a study's images: the subset that it uses, in the size and colours that it uses.
 
     Args:
-        settings: The ``data`` section of the study.
-        embedded: The netCDF file that ships with the project.
-        downloads: Folder that ``download`` filled.
+        settings: What is used of them.
+        location: The netCDF file that ships with the project, the folder that ``download`` filled, or the image folder.
 
     Returns:
         Both splits; a subset keeps the order of its source.
@@ -46,13 +64,13 @@ def read_images(settings: Data, *, embedded: Path, downloads: Path) -> RawImages
         DataError: Naming the file that is missing, damaged or of another size, or the class with too few images.
     """
     if settings.source == "image_folder":
-        return _read_folder(settings)
+        return _read_folder(settings, location)
     if settings.source == "embedded_fashion_mnist":
-        raw = _read_embedded(embedded)
+        raw = _read_embedded(location)
     elif settings.source in CIFAR:
-        raw = _read_cifar(settings.source, downloads)
+        raw = _read_cifar(settings.source, location)
     else:
-        raw = _read_idx_files(settings.source, downloads)
+        raw = _read_idx_files(settings.source, location)
     return _adapt(raw, settings)
 
 
@@ -73,7 +91,9 @@ def download(source: str, folder: Path) -> None:
             dataset(folder, train=False, download=True)  # verifies both splits, then reads the smaller one
         else:
             for name, md5 in dataset.resources:
-                _download_from_any(dataset.mirrors, name, md5, folder / IDX[source] / "raw")
+                path = folder / IDX[source] / "raw" / name
+                if not path.is_file() or _md5(path.read_bytes()) not in (md5, DEBIAN_MD5.get(md5)):
+                    _download_from_any(dataset.mirrors, path, md5)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
         raise DataError(f"Downloading {source} failed ({_one_line(error)}); {_by_hand(source, folder)}") from error
 
@@ -84,13 +104,17 @@ def _torchvision_class(source: str) -> type:
     return getattr(datasets, (CIFAR | IDX)[source])
 
 
-def _download_from_any(mirrors: Sequence[str], name: str, md5: str, folder: Path) -> None:
-    """Download from the first mirror that works; does nothing if the file is there and has the digest."""
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _download_from_any(mirrors: Sequence[str], path: Path, md5: str) -> None:
+    """Download from the first mirror that works, and verify."""
     from torchvision.datasets.utils import download_url
 
     for mirror in mirrors:
         try:
-            download_url(mirror + name, folder, name, md5)
+            download_url(mirror + path.name, path.parent, path.name, md5)
             return
         except (OSError, RuntimeError, HTTPException):
             if mirror == mirrors[-1]:
@@ -113,7 +137,7 @@ def _one_line(error: Exception) -> str:
 def _read_cifar(source: str, folder: Path) -> RawImages:
     # CIFAR comes as pickles. torchvision's constructor, with download=False too, compares the md5 of every batch of
     # both splits with the published one (_check_integrity) before it unpickles the first, and the md5 of the class
-    # names before it unpickles those (_load_meta); read in the sources of torchvision 0.26 to 0.29.
+    # names before it unpickles those (_load_meta); read in the source of torchvision 0.29.2.
     dataset = _torchvision_class(source)
     try:
         train, test = (dataset(folder, train=is_train, download=False) for is_train in (True, False))
@@ -133,10 +157,10 @@ def _read_idx_files(source: str, folder: Path) -> RawImages:
         if not path.is_file():
             raise DataError(f"{path} is missing; {_by_hand(source, folder)}")
         archive = path.read_bytes()
-        found = hashlib.md5(archive, usedforsecurity=False).hexdigest()
-        if found != md5:
+        found = _md5(archive)
+        if found not in (md5, DEBIAN_MD5.get(md5)):
             raise DataError(f"{path} is damaged: its md5 should be {md5}, is {found}; {_by_hand(source, folder)}")
-        arrays[name.removesuffix("-ubyte.gz")] = read_idx(archive)
+        arrays[name.removesuffix("-ubyte.gz")] = parse_idx(gzip.decompress(archive))
     return RawImages(
         arrays["train-images-idx3"][..., None],
         arrays["train-labels-idx1"].astype(np.int64),
@@ -146,9 +170,8 @@ def _read_idx_files(source: str, folder: Path) -> RawImages:
     )
 
 
-def read_idx(archive: bytes) -> np.ndarray:
-    """The uint8 array in a gzipped IDX file: two zero bytes, type 8, number of dimensions, big-endian sizes, data."""
-    content = gzip.decompress(archive)
+def parse_idx(content: bytes) -> np.ndarray:
+    """The uint8 array in an IDX file: two zero bytes, type 8, number of dimensions, big-endian sizes, data."""
     shape = struct.unpack_from(f">{content[3]}I", content, 4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3]).reshape(shape)
 
@@ -167,7 +190,7 @@ def _read_embedded(path: Path) -> RawImages:
         raise DataError(f"{path}, the data set that ships with the project, can't be read: {error}") from error
 
 
-def _adapt(raw: RawImages, settings: Data) -> RawImages:
+def _adapt(raw: RawImages, settings: Selection) -> RawImages:
     """Take the subsets, then convert and resize what is left."""
     arrays = []
     for split in ("train", "test"):
@@ -177,7 +200,7 @@ def _adapt(raw: RawImages, settings: Data) -> RawImages:
     return RawImages(*arrays, raw.class_names)
 
 
-def _choose(split: str, labels: np.ndarray, class_names: Sequence[str], settings: Data) -> np.ndarray | slice:
+def _choose(split: str, labels: np.ndarray, class_names: Sequence[str], settings: Selection) -> np.ndarray | slice:
     count = getattr(settings, f"{split}_examples")
     if count is None:
         return slice(None)
@@ -201,9 +224,9 @@ def _to_array(picture: Image.Image, size: int | None) -> np.ndarray:
     return array[..., None] if array.ndim == 2 else array
 
 
-def _read_folder(settings: Data) -> RawImages:
+def _read_folder(settings: Selection, root: Path) -> RawImages:
     """Read an image folder: RGB, or one grey channel if the settings say so, whatever the files hold."""
-    listing = settings.listing()
+    listing = list_image_folder(root)
     paths, labels = [], []
     for split in ("train", "test"):
         files = [path for of_class in listing.files[split] for path in of_class]

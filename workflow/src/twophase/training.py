@@ -10,7 +10,7 @@ from twophase.batches import Batches
 from twophase.data import ImageData
 from twophase.errors import DivergenceError
 from twophase.models import build_model, check_model
-from twophase.optimizers import build_optimizer
+from twophase.optimizers import build_optimizer, update_parameters
 from twophase.randomness import Source, torch_seed
 from twophase.schedule import learning_rate_at
 
@@ -41,8 +41,9 @@ class TrainingRun:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, Source.INITIALISATION))
             network = build_model(settings["model"], image_shape=data.image_shape, classes=data.classes)
-        self.network = network.to(device=data.train_images.device, dtype=data.train_images.dtype)
-        check_model(self.network, data.train_images[:2], data.classes)
+        # Channels last makes a ResNet-20's training step a fifth shorter on a CPU, and suits GPUs.
+        self.network = network.to(data.train_images.device, data.train_images.dtype, memory_format=torch.channels_last)
+        check_model(self.network, data.train_images[:2], data.classes, name=settings["model"]["name"])
         trainable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(settings["optimizer"], trainable)
         self._learning_rate = settings["optimizer"]["learning_rate"]
@@ -91,7 +92,7 @@ class TrainingRun:
         self.optimizer.zero_grad()
         loss = functional.cross_entropy(self.network(images), labels)
         loss.backward()
-        self.optimizer.step()
+        update_parameters(self.optimizer)
         self.step += 1
         return loss.detach()
 

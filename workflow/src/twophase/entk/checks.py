@@ -74,6 +74,31 @@ def check_model(model: nn.Module) -> None:
         raise ModelError(f"The network's parameters and buffers must be on one device, got {_listed(devices)}.")
 
 
+def count_classes(network: FunctionalNetwork, example: Tensor) -> int:
+    """Return the number K of logits.
+
+    Args:
+        network: The network.
+        example: One input, shape ``(1, *d)``.
+
+    Returns:
+        The number of logits.
+
+    Raises:
+        ModelError: If the network can't evaluate one example alone, or its outputs aren't ``(1, K)``.
+    """
+    try:
+        outputs = network(network.parameters, example)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"The network fails on a single example, of shape {tuple(example.shape)} and {example.dtype}: {error}"
+        ) from error
+    check_outputs(outputs, 1, network.dtype)
+    return outputs.shape[1]
+
+
 def check_outputs(outputs: Tensor, examples: int, dtype: torch.dtype, classes: int | None = None) -> None:
     """Refuse outputs that aren't ``(n, K)`` finite numbers.
 
@@ -141,8 +166,8 @@ def check_decoupled(network: FunctionalNetwork, inputs: Tensor, together: int = 
     moved = torch.linalg.vector_norm(gradient - summed)
     if difference > tolerance * alone.abs().max() or moved > GRADIENT_TOLERANCE * torch.linalg.vector_norm(summed):
         raise ModelError(
-            f"The network's output for one example depends on the others: {count} examples together and one by one "
-            f"give outputs that differ by up to {difference:.3g}, of {alone.abs().max():.3g} "
+            f"The network's output for one example depends on the others, or on chance: {count} examples together and "
+            f"one by one give outputs that differ by up to {difference:.3g}, of {alone.abs().max():.3g} "
             f"(gradients: by {moved:.3g}, of {torch.linalg.vector_norm(summed):.3g}). "
             f"BatchNorm must use its running statistics."
         )

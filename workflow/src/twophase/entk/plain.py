@@ -10,8 +10,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from twophase.entk.checks import CHECKED_TOGETHER, check_arguments, check_decoupled, check_finite, check_outputs
+from twophase.entk.checks import (
+    CHECKED_TOGETHER,
+    check_arguments,
+    check_decoupled,
+    check_finite,
+    check_outputs,
+    count_classes,
+)
 from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.memory import Blocks, default_budget, measure_footprint, plan_blocks
 from twophase.entk.precision import exact_float32
@@ -53,15 +61,13 @@ def empirical_ntk(
             small for two gradients.
         ModelError: If the model is in training mode, has no trainable parameter, lets one example's output depend
             on the others, or gives outputs that aren't ``(n, K)`` finite numbers.
-    """  # noqa: DOC502 - raised by the checks
+    """
     check_arguments(model, inputs, other_inputs, kernel, memory_budget)
     with _undisturbed(inputs.device):
         inputs = inputs.detach().clone() if inputs.is_inference() else inputs.detach()
         columns = None if other_inputs is None else other_inputs.detach().clone()
         network = FunctionalNetwork.of(model)
-        outputs = network(network.parameters, inputs[:1])
-        check_outputs(outputs, 1, network.dtype)
-        examples, classes = len(inputs), outputs.shape[1]
+        examples, classes = len(inputs), count_classes(network, inputs[:1])
         footprint = measure_footprint(network, inputs[:1])
         budget = memory_budget or default_budget(inputs.device)
         blocks = plan_blocks(footprint, examples, classes, budget)
@@ -74,7 +80,10 @@ def empirical_ntk(
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """No graph, no autocast, no inference mode, no tf32, and the random state put back."""
+    """No graph, no autocast, no inference mode, no tf32, and the random state put back.
+
+    Attention is taken apart into products that can be batched: its fused forms would be run example by example.
+    """
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -82,6 +91,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(exact_float32())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
 
 
@@ -119,7 +129,9 @@ class Jacobian:
             offset = 0
             for name, parameter in network.parameters.items():
                 columns = slice(offset, offset + parameter.numel())
-                result[start : start + self.piece, :, columns] = gradients.pop(name).flatten(2)
+                result[start : start + self.piece, :, columns] = gradients.pop(name).reshape(
+                    len(piece), -1, parameter.numel()
+                )
                 offset = columns.stop
         return result
 

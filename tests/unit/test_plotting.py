@@ -1,0 +1,416 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from twophase import plotting
+from twophase.plotting.axes import spaced_labels
+from twophase.plotting.history import block_mean, moving_mean
+from twophase.plotting.style import compact
+
+SMALL_GRID = {"t0": [0, 20, 50, 100, 250, 500], "t1": [100, 250, 500, 1000]}
+LARGE_GRID = {"t0": [*range(0, 500, 100), *range(500, 4500, 500)], "t1": list(range(500, 10_500, 500))}
+SMALL_STEPS = [0, 10, 20, 50, 100, 150, 200, 300, 500, 700, 1000]
+LARGE_STEPS = list(range(0, 10_100, 100))
+
+
+def make_history(seeds=3, updates=1000, steps=SMALL_STEPS):
+    rng = np.random.default_rng(0)
+    seed, update, step = np.arange(seeds), np.arange(updates), np.asarray(steps)
+    time = np.geomspace(1, 1 + updates, updates)
+    loss = 2.3 * time**-0.25 * np.exp(0.2 * rng.standard_normal((seeds, updates)))
+    accuracy = 0.1 + 0.75 * (1 - np.exp(-3 * (step / step[-1]) ** 0.5)) + 0.01 * rng.standard_normal((seeds, len(step)))
+    return xr.Dataset(
+        {
+            "training_loss": (("seed", "update"), loss),
+            "learning_rate": ("update", np.where(update < updates // 2, 0.1, 0.01)),
+            "test_accuracy": (("seed", "step"), accuracy),
+            "test_loss": (("seed", "step"), 2.4 * np.exp(-2 * accuracy)),
+        },
+        {"seed": seed, "update": update, "step": step},
+    )
+
+
+def make_chaos(seeds=3, draws=2, t0=SMALL_GRID["t0"], t1=SMALL_GRID["t1"], norms=(0.0, 1e-4, 1e-2), growth_steps=50):
+    rng = np.random.default_rng(1)
+    coords = {
+        "seed": np.arange(seeds),
+        "kind": ["gaussian", "gradient"],
+        "relative_norm": list(norms),
+        "draw": np.arange(draws),
+        "t0": np.asarray(t0),
+        "t1": np.asarray(t1),
+    }
+    shape = tuple(len(values) for values in coords.values())
+    size = np.asarray(norms)[:, None, None, None]
+    start, end = np.asarray(t0)[:, None], np.asarray(t1)
+    scale = 0.1 * end[-1]
+    noise = np.exp(0.3 * rng.standard_normal(shape))
+    chaotic = (np.where(size > 0, 1 + 0.1 * np.log10(np.maximum(size, 1e-9)), 0) * np.exp(-start / scale)) * noise
+    chaotic = np.where(end > start, chaotic, np.nan)
+    data = {
+        name: (tuple(coords), factor * chaotic)
+        for name, factor in {
+            "parameter_dissimilarity": 8e-4,
+            "parameter_distance": 12.0,
+            "test_loss_barrier": 1.5,
+            "train_loss_barrier": 1.1,
+            "disagreement_rate": 0.15,
+        }.items()
+    }
+    after = np.arange(growth_steps + 1)
+    rate = 0.15 * np.exp(-np.asarray(t0) / scale)
+    growth = 25 * size * np.exp(rate[:, None] * after) * np.exp(0.1 * rng.standard_normal((*shape[:-1], 1)))
+    growth = growth / (1 + growth / 12)
+    data["growth_distance"] = ((*list(coords)[:-1], "steps_after"), growth)
+    data["parameter_norm"] = (("seed", "t0"), np.full((seeds, len(t0)), 25.0))
+    return xr.Dataset(data, coords | {"steps_after": after})
+
+
+def make_cone(seeds=3, steps=SMALL_STEPS, references=(0, 100, 500), intervals=(50, 100, 200)):
+    rng = np.random.default_rng(2)
+    steps = np.asarray(steps)
+    time = np.log1p(steps / steps[1])
+    path = np.stack([1 - np.exp(-time), 0.3 * np.sin(time), 0.05 * time], axis=-1)
+    path = path + 0.02 * rng.standard_normal((seeds, *path.shape)).cumsum(axis=1) / np.sqrt(len(steps))
+    distance = 0.6 * (1 - np.exp(-2 * np.linalg.norm(path[:, :, None] - path[:, None], axis=-1)))
+    index = {step: position for position, step in enumerate(steps)}
+    between = np.full((seeds, len(intervals), len(steps)), np.nan)
+    for row, dt in enumerate(intervals):
+        for position, step in enumerate(steps):
+            if step + dt in index:
+                between[:, row, position] = distance[:, position, index[step + dt]]
+    velocity = np.full((seeds, len(steps)), np.nan)
+    velocity[:, :-1] = np.diagonal(distance, 1, 1, 2) / np.diff(steps)
+    wobble = np.exp(0.05 * rng.standard_normal((seeds, len(steps))))
+    return xr.Dataset(
+        {
+            "kernel_distance": (("seed", "step", "step_other"), distance),
+            "kernel_norm": (("seed", "step"), 1e3 * (1 + time) ** 2 * wobble),
+            "label_alignment": (("seed", "step"), 0.1 + 0.1 * time / time[-1] * wobble),
+            "effective_rank": (("seed", "step"), (20 - 2 * time) * wobble),
+            "reference_distance": (("seed", "reference_step", "step"), distance[:, [index[t] for t in references]]),
+            "interval_distance": (("seed", "interval", "step"), between),
+            "kernel_velocity": (("seed", "step"), velocity),
+            "projection": (("seed", "step", "axis"), path[..., :2]),
+            "projection_share": (("seed", "axis"), np.tile([0.63, 0.21], (seeds, 1))),
+        },
+        {
+            "seed": np.arange(seeds),
+            "step": steps,
+            "step_other": steps,
+            "reference_step": list(references),
+            "interval": np.asarray(intervals, dtype=int),
+            "axis": [0, 1],
+        },
+    )
+
+
+FIGURES = {
+    "history": (plotting.plot_history, make_history, {"updates": 4000, "steps": LARGE_STEPS}),
+    "chaos": (lambda data: plotting.plot_chaos(data, kind="gaussian"), make_chaos, LARGE_GRID),
+    "barrier": (lambda data: plotting.plot_barrier_against_t0(data, "gradient"), make_chaos, LARGE_GRID),
+    "growth": (lambda data: plotting.plot_growth(data, "gaussian"), make_chaos, LARGE_GRID),
+}
+for _name in ("distance_matrix", "reference_distance", "interval_distance", "projection", "kernel_scale"):
+    _large_cone = {"steps": LARGE_STEPS, "references": range(0, 10_000, 2000), "intervals": range(100, 600, 100)}
+    FIGURES[_name] = (getattr(plotting, f"plot_{_name}"), make_cone, _large_cone)
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with plotting.style_context({"dpi": 60}):
+        yield
+
+
+def _note(figure):
+    return " ".join(figure.get_supxlabel().split())
+
+
+def _images(figure):
+    """Heat maps by the title or label of their colour bar, top to bottom."""
+    return [image for axes in figure.axes for image in axes.images]
+
+
+def _texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def _check_layout(figure):
+    """No text is cut off at the figure's edge, and no two tick labels of an axis touch."""
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    frame = figure.bbox
+    box = figure.get_tightbbox(renderer)
+    assert box.x0 > -0.02
+    assert box.y0 > -0.02
+    assert box.x1 * figure.dpi < frame.width + 2
+    assert box.y1 * figure.dpi < frame.height + 2
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            labels = [tick.get_window_extent(renderer) for tick in axis.get_ticklabels() if tick.get_text()]
+            labels = sorted((box for box in labels if box.width), key=lambda box: (box.x0, box.y0))
+            for one, other in zip(labels, labels[1:], strict=False):
+                assert not one.overlaps(other), (axes.get_ylabel(), axis.axis_name)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_draws_fits_and_states_n(name, seeds, large):
+    plot, make, large_grid = FIGURES[name]
+    figure = plot(make(seeds=seeds, **(large_grid if large else {})))
+    assert isinstance(figure, Figure)
+    _check_layout(figure)
+    assert ("n = 1 seed" if seeds == 1 else "n = 3 seeds") in _note(figure)
+    if make is make_chaos:
+        assert "2 draws" in _note(figure)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_saved_bytes_are_the_same_every_time(name, tmp_path):
+    plot, make, _ = FIGURES[name]
+    for folder in ("once", "again"):
+        (tmp_path / folder).mkdir()
+        plotting.save_figure(plot(make()), [tmp_path / folder / "figure.png", tmp_path / folder / "figure.svg"])
+    for suffix in ("png", "svg"):
+        once, again = ((tmp_path / folder / f"figure.{suffix}").read_bytes() for folder in ("once", "again"))
+        assert once == again
+    assert b"<text" in once, "text in the SVG is kept as text"
+    assert b"<dc:date>" not in once
+    assert sorted(path.name for path in (tmp_path / "once").iterdir()) == ["figure.png", "figure.svg"]
+
+
+def test_saved_bytes_do_not_depend_on_the_process(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_plotting as t\n"
+        "with t.plotting.style_context({'dpi': 60}):\n"
+        "    t.plotting.save_figure(t.plotting.plot_growth(t.make_chaos(), 'gaussian'), sys.argv[2:])\n"
+        "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    from pathlib import Path
+
+    there = [tmp_path / "there.png", tmp_path / "there.svg"]
+    here = [tmp_path / "here.png", tmp_path / "here.svg"]
+    subprocess.run([sys.executable, "-c", code, Path(__file__).parent, *there], check=True)
+    plotting.save_figure(plotting.plot_growth(make_chaos(), "gaussian"), here)
+    assert [path.read_bytes() for path in here] == [path.read_bytes() for path in there]
+
+
+def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    figure = plotting.plot_history(make_history())
+
+    def write_half(path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        plotting.save_figure(figure, tmp_path / "figure.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_formats_and_settings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"figure\.jpg"):
+        plotting.save_figure(Figure(), tmp_path / "figure.jpg")
+    with (
+        pytest.raises(ValueError, match="colour map 'cividi'"),
+        plotting.style_context({"sequential_colormap": "cividi"}),
+    ):
+        pass
+    with pytest.raises(ValueError, match="fontsize"), plotting.style_context({"fontsize": 9}):
+        pass
+
+
+def test_style_sets_resolution_text_size_and_colours():
+    with plotting.style_context({"dpi": 77, "font_size": 12, "sequential_colormap": "viridis"}):
+        figure = plotting.plot_distance_matrix(make_cone())
+    assert figure.dpi == 77
+    assert _images(figure)[0].cmap.name == "viridis"
+    assert figure.axes[0].xaxis.label.get_size() == 12
+
+
+# Heat maps of the chaos effect
+
+
+def test_chaos_heat_maps_hold_the_means():
+    chaos = make_chaos()
+    images = _images(plotting.plot_chaos(chaos, kind="gradient"))
+    assert len(images) == 3 * 4
+    names = ["parameter_dissimilarity", "test_loss_barrier", "train_loss_barrier", "disagreement_rate"]
+    cells = [(norm, name) for norm in (1e-4, 1e-2, 0.0) for name in names]
+    for image, (norm, name) in zip(images, cells, strict=True):
+        mean = chaos[name].sel(kind="gradient", relative_norm=norm).mean(["seed", "draw"]).transpose("t0", "t1").values
+        np.testing.assert_allclose(image.get_array().filled(np.nan), mean, rtol=1e-12)
+        column = [other for other, (_, other_name) in zip(images, cells, strict=True) if other_name == name]
+        assert {other.norm.vmax for other in column} == {image.norm.vmax}
+
+
+def test_small_chaos_grid_is_annotated_with_mean_and_deviation_over_seeds():
+    chaos = make_chaos()
+    axes = plotting.plot_chaos(chaos, kind="gaussian").axes[1]
+    barrier = chaos["test_loss_barrier"].sel(kind="gaussian", relative_norm=1e-4)
+    per_seed = barrier.mean("draw").sel(t0=50, t1=250).values
+    expected = f"{compact(per_seed.mean())}\n±{compact(per_seed.std(ddof=1))}"
+    assert expected in _texts(axes)
+    assert len(axes.texts) == int(np.isfinite(barrier.isel(seed=0, draw=0)).sum())
+
+
+def test_one_seed_is_annotated_without_deviation():
+    figure = plotting.plot_chaos(make_chaos(seeds=1), kind="gaussian")
+    assert not any("±" in text for text in _texts(figure.axes[0]))
+    assert "one seed: no spread" in _note(figure)
+
+
+def test_large_chaos_grid_has_colours_only():
+    figure = plotting.plot_chaos(make_chaos(**LARGE_GRID), kind="gaussian")
+    assert not any(axes.texts for axes in figure.axes)
+    assert "too large to write the spread" in _note(figure)
+
+
+def test_chaos_axes_are_even_cells_labelled_with_steps():
+    figure = plotting.plot_chaos(make_chaos(), kind="gaussian")
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in figure.axes[8].get_yticklabels()] == ["0", "20", "50", "100", "250", "500"]
+    assert [label.get_text() for label in figure.axes[8].get_xticklabels()] == ["100", "250", "500", "1000"]
+
+
+def test_control_of_zero_is_reported_as_zero():
+    figure = plotting.plot_chaos(make_chaos(), kind="gaussian")
+    assert "control: max |difference| = 0 over" in _note(figure)
+    assert figure.axes[9].get_title() == "control: max = 0"
+    growth = plotting.plot_growth(make_chaos(), "gaussian")
+    assert "control: max over seeds,\nt₀ and steps = 0" in _texts(growth.axes[0])
+
+
+def test_control_above_zero_is_shown():
+    chaos = make_chaos()
+    cell = {"seed": 2, "relative_norm": 0.0, "draw": 1, "t0": 50, "t1": 250, "kind": "gaussian"}
+    chaos["test_loss_barrier"].loc[cell] = 0.25
+    chaos["growth_distance"].loc[{key: cell[key] for key in cell if key != "t1"} | {"steps_after": 7}] = 3e-9
+    figure = plotting.plot_chaos(chaos, kind="gaussian")
+    assert "control: max |difference| = 0.25 (not 0) over" in _note(figure)
+    assert figure.axes[9].get_title() == "control: max = 0.25"
+    assert "control: max |difference| = 0 over" in _note(plotting.plot_chaos(chaos, kind="gradient"))
+    assert any("= 3e-09 (not 0)" in text for text in _texts(plotting.plot_growth(chaos, "gaussian").axes[0]))
+
+
+def test_a_value_missing_above_the_diagonal_is_told_from_one_that_cannot_be():
+    chaos = make_chaos()
+    assert "not finite" not in _note(plotting.plot_chaos(chaos, kind="gaussian"))
+    chaos["test_loss_barrier"].loc[{"seed": 0, "relative_norm": 1e-2, "draw": 0, "t0": 0, "t1": 100}] = np.inf
+    figure = plotting.plot_chaos(chaos, kind="gaussian")
+    assert "crosses: not finite in some run" in _note(figure)
+    assert len(figure.axes[5].collections) == 1
+    assert not figure.axes[1].collections
+
+
+# Lines of the chaos effect
+
+
+def test_barrier_against_t0_shows_the_last_t1_with_deviations():
+    chaos = make_chaos()
+    axes = plotting.plot_barrier_against_t0(chaos, "gaussian").axes[0]
+    per_seed = chaos["test_loss_barrier"].sel(kind="gaussian", relative_norm=1e-2, t1=1000).mean("draw")
+    line, _, (bars,) = axes.containers[1]
+    np.testing.assert_allclose(line.get_ydata(), per_seed.mean("seed"))
+    heights = [segment[1, 1] - segment[0, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(heights, 2 * per_seed.std("seed", ddof=1))
+
+
+def test_growth_lines_are_geometric_means_over_seeds_and_draws():
+    chaos = make_chaos()
+    figure = plotting.plot_growth(chaos, "gaussian")
+    values = chaos["growth_distance"].sel(kind="gaussian", relative_norm=1e-4, t0=20).values.reshape(6, -1)
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), np.exp(np.log(values).mean(axis=0)))
+    assert [axes.get_title() for axes in figure.axes] == ["relative norm 0.0001", "relative norm 0.01"]
+
+
+def test_growth_without_steps_says_so():
+    figure = plotting.plot_growth(make_chaos(growth_steps=0), "gaussian")
+    assert "chaos.growth_steps is 0" in figure.texts[0].get_text()
+
+
+def test_growth_survives_distances_that_vanish():
+    chaos = make_chaos()
+    chaos["growth_distance"][:] = 0.0
+    _check_layout(plotting.plot_growth(chaos, "gaussian"))
+
+
+# The cone effect
+
+
+def test_distance_matrix_holds_mean_and_deviation():
+    cone = make_cone()
+    mean, deviation = _images(plotting.plot_distance_matrix(cone))
+    np.testing.assert_allclose(mean.get_array(), cone["kernel_distance"].mean("seed"))
+    np.testing.assert_allclose(deviation.get_array(), cone["kernel_distance"].std("seed", ddof=1))
+    alone = plotting.plot_distance_matrix(make_cone(seeds=1))
+    assert len(_images(alone)) == 1
+    assert "one seed: no spread" in _note(alone)
+
+
+def test_labels_of_a_hundred_kernel_steps_are_thinned():
+    figure = plotting.plot_distance_matrix(make_cone(steps=LARGE_STEPS, references=(0,), intervals=(100,)))
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels[0] == "0"
+    assert 5 < len(labels) < 60
+
+
+def test_reference_distance_starts_at_its_reference():
+    cone = make_cone()
+    absolute, since = plotting.plot_reference_distance(cone).axes[:2]
+    line = absolute.lines[1]
+    expected = cone["reference_distance"].sel(reference_step=100).where(cone["step"] >= 100, drop=True).mean("seed")
+    assert line.get_xdata()[0] == 100
+    np.testing.assert_allclose(line.get_ydata(), expected)
+    np.testing.assert_array_equal(since.lines[1].get_xdata(), line.get_xdata() - 100)
+
+
+def test_interval_distance_without_intervals_says_so():
+    figure = plotting.plot_interval_distance(make_cone(intervals=()))
+    assert "cone.intervals is empty" in _texts(figure.axes[0])
+
+
+def test_projection_names_method_share_start_and_end():
+    figure = plotting.plot_projection(make_cone())
+    assert figure.axes[0].get_xlabel() == "classical scaling, axis 1 (63 %)"
+    assert figure.axes[0].get_ylabel() == "classical scaling, axis 2 (21 %)"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["start (step 0)", "end (step 1000)"]
+    np.testing.assert_allclose(figure.axes[1].collections[0].get_offsets(), make_cone()["projection"][1])
+
+
+def test_a_single_kernel_step_is_drawn():
+    cone = make_cone(steps=[0, 10], references=(0,), intervals=()).isel(step=[0], step_other=[0])
+    for plot in (plotting.plot_distance_matrix, plotting.plot_reference_distance, plotting.plot_projection):
+        plot(cone).draw_without_rendering()
+    plotting.plot_kernel_scale(cone).draw_without_rendering()
+    plotting.plot_interval_distance(cone).draw_without_rendering()
+
+
+# Small parts
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.12345, "0.123"), (0.00123, "0.0012"), (-1.234e-5, "-1.2e-5"), (12.34, "12.3"), (np.inf, "inf")],
+)
+def test_compact_numbers(value, text):
+    assert compact(value) == text
+
+
+def test_step_labels_prefer_the_ends_and_round_numbers():
+    steps = np.arange(0, 1100, 10)
+    chosen = sorted(steps[spaced_labels(steps, steps / 1090 * 4)])
+    assert chosen[0] == 0
+    assert chosen[-1] == 1090
+    assert {100, 200, 500} <= set(chosen)
+
+
+def test_block_and_moving_means():
+    np.testing.assert_allclose(block_mean(np.array([1.0, 3.0, 5.0]), 2), [2, 5])
+    np.testing.assert_allclose(moving_mean(np.array([1.0, 2.0, 3.0, 4.0]), 3), [1.5, 2, 3, 3.5])
+    np.testing.assert_allclose(moving_mean(np.array([1.0, 2.0]), 1), [1, 2])

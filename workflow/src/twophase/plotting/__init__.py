@@ -1,0 +1,26 @@
+"""Figures of the two-phase measurements: each function takes a data set and returns a Matplotlib figure."""
+
+from twophase.plotting.chaos import plot_barrier_against_t0, plot_chaos, plot_growth
+from twophase.plotting.cone import (
+    plot_distance_matrix,
+    plot_interval_distance,
+    plot_kernel_scale,
+    plot_projection,
+    plot_reference_distance,
+)
+from twophase.plotting.history import plot_history
+from twophase.plotting.style import save_figure, style_context
+
+__all__ = [
+    "plot_barrier_against_t0",
+    "plot_chaos",
+    "plot_distance_matrix",
+    "plot_growth",
+    "plot_history",
+    "plot_interval_distance",
+    "plot_kernel_scale",
+    "plot_projection",
+    "plot_reference_distance",
+    "save_figure",
+    "style_context",
+]
