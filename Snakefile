@@ -5,6 +5,7 @@ configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/files.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/trajectories.smk"
 include: "workflow/rules/chaos.smk"
@@ -16,5 +17,3 @@ rule all:
     default_target: True
     input:
         rules.figures.input,
-        chaos_files(),
-        cone_files(),

@@ -153,7 +153,7 @@ def _check_layout(figure):
         for axis in (axes.xaxis, axes.yaxis):
             labels = [tick.get_window_extent(renderer) for tick in axis.get_ticklabels() if tick.get_text()]
             labels = sorted((box for box in labels if box.width), key=lambda box: (box.x0, box.y0))
-            for one, other in zip(labels, labels[1:], strict=False):
+            for one, other in pairwise(labels):
                 assert not one.overlaps(other), (axes.get_ylabel(), axis.axis_name)
 
 

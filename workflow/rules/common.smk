@@ -1,4 +1,4 @@
-"""The checked config, the recipe of each rule's output, and which files a study has."""
+"""The checked config, and the recipe of each rule's output."""
 
 import hashlib
 import os
@@ -10,14 +10,7 @@ from snakemake.exceptions import WorkflowError
 from twophase.config import read_config
 from twophase.errors import ConfigError
 from twophase.provenance import canonical, code_fingerprint, make_recipe
-from twophase.trajectories import (
-    PARENT,
-    TRAJECTORY_PATTERN,
-    checkpoint_at_or_below,
-    grid_of_branches,
-    parse_trajectory,
-    start_of_segment,
-)
+from twophase.trajectories import TRAJECTORY_PATTERN
 
 try:
     CONFIG = read_config(config)
@@ -25,9 +18,7 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
-EMBEDDED_IMAGES = (
-    Path(workflow.basedir) / "workflow" / "resources" / "fashion_mnist" / "images.nc"
-)
+EMBEDDED_IMAGES = Path(workflow.basedir) / "workflow" / "resources" / "fashion_mnist" / "images.nc"
 STUDIES = CONFIG.selected()
 
 
@@ -61,9 +52,7 @@ def recipe(rule_name, study_name):
 def settings_of_data(study):
     settings = {"data": study.data.model_dump()}
     if study.data.source == "image_folder":
-        settings["files"] = hashlib.sha256(
-            canonical(study.data.listing().signature()).encode()
-        ).hexdigest()
+        settings["files"] = hashlib.sha256(canonical(study.data.listing().signature()).encode()).hexdigest()
     if study.data.source == "embedded_fashion_mnist":
         settings["files"] = hashlib.sha256(EMBEDDED_IMAGES.read_bytes()).hexdigest()
     return settings, {}
@@ -91,9 +80,7 @@ def settings_of_chaos(study):
         "relative_norms",
         "draws",
     }
-    return {"seeds": study.seeds, **study.chaos.model_dump(include=axes)}, {
-        "comparison": "compare_branch"
-    }
+    return {"seeds": study.seeds, **study.chaos.model_dump(include=axes)}, {"comparison": "compare_branch"}
 
 
 def settings_of_cone(study):
@@ -129,54 +116,3 @@ SETTINGS = {
     "plot_chaos": settings_of_figures("chaos", "collect_chaos"),
     "plot_cone": settings_of_figures("cone", "measure_cone"),
 }
-
-
-def checkpoint_path(study_name, seed, trajectory, step):
-    return f"results/{study_name}/seed{seed}/{trajectory}/step{step}.pt"
-
-
-def start_checkpoint(wildcards):
-    """The checkpoint from which a step is reached: none for a parent's step 0."""
-    step = int(wildcards.step)
-    if wildcards.trajectory == PARENT and step == 0:
-        return []
-    every = CONFIG.studies[wildcards.study].training.checkpoint_every
-    return [
-        checkpoint_path(
-            wildcards.study,
-            wildcards.seed,
-            *start_of_segment(wildcards.trajectory, step, every),
-        )
-    ]
-
-
-def stored_checkpoint(study_name, seed, trajectory, step):
-    """The checkpoint from which a job replays a step: the step itself if it is an anchor."""
-    every = CONFIG.studies[study_name].training.checkpoint_every
-    return checkpoint_path(
-        study_name, seed, *checkpoint_at_or_below(trajectory, step, every)
-    )
-
-
-def history_steps(study):
-    """The anchor steps of the parent, and the run's end."""
-    return sorted(
-        {*range(0, study.length(), study.training.checkpoint_every), study.length()}
-    )
-
-
-def branches_of(study):
-    grid = study.chaos
-    return grid_of_branches(
-        grid.perturbation_steps, grid.kinds, grid.relative_norms, grid.draws
-    )
-
-
-def chaos_files():
-    return [
-        f"results/{name}/chaos.nc" for name, study in STUDIES.items() if study.chaos
-    ]
-
-
-def cone_files():
-    return [f"results/{name}/cone.nc" for name, study in STUDIES.items() if study.cone]

@@ -4,9 +4,7 @@
 rule compute_entk:
     input:
         data="results/{study}/data.nc",
-        start=lambda wildcards: stored_checkpoint(
-            wildcards.study, wildcards.seed, PARENT, int(wildcards.step)
-        ),
+        start=lambda wildcards: stored_checkpoint(wildcards.study, wildcards.seed, PARENT, int(wildcards.step)),
     output:
         kernel="results/{study}/seed{seed}/entk/step{step}.nc",
     log:
@@ -22,15 +20,6 @@ rule compute_entk:
         recipe=recipe_text("compute_entk"),
     script:
         "../scripts/compute_entk.py"
-
-
-def kernels(wildcards):
-    study = CONFIG.studies[wildcards.study]
-    return [
-        f"results/{wildcards.study}/seed{seed}/entk/step{step}.nc"
-        for seed in study.seeds
-        for step in study.cone.kernel_steps
-    ]
 
 
 rule measure_cone:

@@ -23,16 +23,6 @@ rule download_data:
         "../scripts/download_data.py"
 
 
-def image_source(wildcards):
-    """The file that stands for a study's raw images; an image folder's files are in the recipe."""
-    source = CONFIG.studies[wildcards.study].data.source
-    if source == "image_folder":
-        return []
-    if source == "embedded_fashion_mnist":
-        return [ancient(os.path.relpath(EMBEDDED_IMAGES))]  # its digest is in the recipe
-    return [f"results/downloads/{source}/verified.json"]
-
-
 rule prepare_data:
     input:
         source=image_source,

@@ -117,55 +117,18 @@ rule plot_cone:
         "../scripts/plot_cone.py"
 
 
-CHAOS_FIGURES = ("chaos", "barrier", "growth")
-CONE_FIGURES = (
-    "distance_matrix",
-    "reference_distance",
-    "interval_distance",
-    "projection",
-    "kernel_scale",
-)
-
-
-def figure_files(wildcards):
-    """Every figure of the selected studies."""
-    names = []
-    for name, study in STUDIES.items():
-        stems = ["history"]
-        if study.chaos:
-            stems += [
-                f"{figure}_{kind}"
-                for kind in study.chaos.kinds
-                for figure in CHAOS_FIGURES
-            ]
-        if study.cone:
-            stems += CONE_FIGURES
-        names += [
-            f"results/{name}/figures/{stem}.{suffix}"
-            for stem in stems
-            for suffix in ("png", "svg")
-        ]
-    return names
-
-
 rule figures:
     input:
-        figure_files,
+        history_figures(),
+        chaos_figures(),
+        cone_figures(),
 
 
 rule chaos:
     input:
-        [
-            path
-            for path in figure_files(None)
-            if path.rsplit("/", 1)[-1].startswith(CHAOS_FIGURES)
-        ],
+        chaos_figures(),
 
 
 rule cone:
     input:
-        [
-            path
-            for path in figure_files(None)
-            if path.rsplit("/", 1)[-1].startswith(CONE_FIGURES)
-        ],
+        cone_figures(),

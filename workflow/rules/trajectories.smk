@@ -22,15 +22,6 @@ rule advance:
         "../scripts/advance.py"
 
 
-def parent_checkpoints(wildcards):
-    study = CONFIG.studies[wildcards.study]
-    return [
-        checkpoint_path(wildcards.study, seed, PARENT, step)
-        for seed in study.seeds
-        for step in history_steps(study)
-    ]
-
-
 rule record_history:
     input:
         data="results/{study}/data.nc",

@@ -81,15 +81,7 @@ def load_checkpoint(path: Path | str, *, recipe: dict, seed: int, device: torch.
         checkpoint = Checkpoint(**torch.load(path, map_location=device, weights_only=True))
     except FileNotFoundError:
         raise
-    except (
-        RuntimeError,
-        EOFError,
-        TypeError,
-        ValueError,
-        OSError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (RuntimeError, EOFError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise ArtifactError(
             f"{path} is truncated, damaged or not a checkpoint ({first_line}); delete it and run again"

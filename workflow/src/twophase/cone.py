@@ -63,7 +63,7 @@ def cone_of_seed(
     coordinates, share = classical_scaling(distances)
     reference = [distances[steps.index(tau)] for tau in reference_steps]
     velocity = np.full(len(steps), np.nan)
-    velocity[:-1] = kernel_velocity(steps, distances)
+    _, velocity[:-1] = kernel_velocity(steps, distances)
     return xr.Dataset(
         {
             "kernel_distance": (("step", "step_other"), distances),

@@ -12,6 +12,8 @@ from twophase.entk.functional import FunctionalNetwork
 CPU_SHARE = 0.25  # of the available memory: other jobs run beside this one
 CUDA_SHARE = 0.5  # of the device's free memory
 PIECE = 32  # examples differentiated together at most: more took no less time on the CPU
+# A gradient as the backward pass leaves it, a copy that some operations make of theirs, and its place in a row.
+GRADIENT_COPIES = 3
 # Bytes alive in the backward pass of one logit, over those of the largest activation: at most 7 was measured, on
 # residual networks; on a multilayer perceptron 1.
 BACKWARD_FACTOR = 8
@@ -32,8 +34,8 @@ class Footprint:
     largest: int
 
     def piece(self, examples: int, classes: int) -> int:
-        """Bytes needed to differentiate so many logits of so many examples together, their gradients held twice."""
-        per_logit = 2 * self.gradient + BACKWARD_FACTOR * self.largest
+        """Bytes needed to differentiate so many logits of so many examples together."""
+        per_logit = GRADIENT_COPIES * self.gradient + BACKWARD_FACTOR * self.largest
         return examples * (self.activations + classes * per_logit)
 
 
@@ -111,21 +113,19 @@ def plan_blocks(footprint: Footprint, examples: int, classes: int, budget: int) 
         The blocks.
 
     Raises:
-        ValueError: If the budget doesn't hold two logits' gradients of one example.
+        ValueError: If the budget doesn't hold one logit's gradient and what it takes to compute another.
     """
     row = classes * footprint.gradient
     if row + footprint.piece(1, classes) <= budget:
         quarter = budget // 4 // footprint.piece(1, classes)
         piece = max(1, min(PIECE, quarter, examples))
         held = (budget - footprint.piece(piece, classes)) // row
-        if held < 1:
-            piece, held = 1, 1
         return Blocks(min(held, examples), piece, classes)
     needed = footprint.piece(1, 1) + footprint.gradient
     if needed > budget:
         raise ValueError(
             f"memory_budget is {budget:,} bytes; a network of this size needs at least {needed:,} "
-            f"(three gradients of {footprint.gradient:,} bytes, and activations)."
+            f"({GRADIENT_COPIES + 1} gradients of {footprint.gradient:,} bytes, and activations)."
         )
     most = (budget - footprint.activations) // (footprint.piece(1, 1) - footprint.activations + footprint.gradient)
     return Blocks(held=1, piece=1, classes=min(most, classes))

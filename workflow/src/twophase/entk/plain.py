@@ -58,7 +58,7 @@ def empirical_ntk(
 
     Raises:
         ValueError: If the inputs are empty or of another device or dtype than the model, or the budget is too
-            small for two gradients.
+            small to hold one gradient and compute another.
         ModelError: If the model is in training mode, has no trainable parameter, lets one example's output depend
             on the others, or gives outputs that aren't ``(n, K)`` finite numbers.
     """
@@ -178,44 +178,56 @@ def _contract(
     n, classes, m = sizes
     shape = (n * classes, m * classes) if full else (n, m)
     flat = torch.zeros(shape, dtype=jacobian.network.dtype, device=inputs.device)
-    contract = _contract_full if full else _contract_trace
-    contract(flat, jacobian, inputs, columns, blocks)
+    add_rows = _add_full_rows if full else _add_trace_rows
+    # A function of its own for each block of rows, so that its gradients are gone before the next ones come.
+    for examples, logits in _cut(n, classes, blocks.held, blocks.classes):
+        add_rows(flat, jacobian, inputs, columns, blocks, examples, logits)
     if columns is None:
         _mirror(flat)
     check_finite(flat, "gradients or their products")
     return flat.view(n, classes, m, classes) if full else flat
 
 
-def _contract_full(flat: Tensor, jacobian: Jacobian, inputs: Tensor, columns: Tensor | None, blocks: Blocks) -> None:
-    """Add the full kernel to ``flat``, ``(n K, m K)``; without ``columns`` only its upper triangle."""
+def _add_full_rows(
+    flat: Tensor,
+    jacobian: Jacobian,
+    inputs: Tensor,
+    columns: Tensor | None,
+    blocks: Blocks,
+    examples: slice,
+    logits: slice,
+) -> None:
+    """Add some rows of the full kernel to ``flat``, ``(n K, m K)``; without ``columns`` their upper triangle."""
     classes = jacobian.classes
-    others = inputs if columns is None else columns
-    for examples, logits in _cut(len(inputs), classes, blocks.held, blocks.classes):
-        held = jacobian(inputs[examples], logits).flatten(0, 1)  # (r, P)
-        first = examples.start * classes + logits.start
-        rows = slice(first, first + len(held))
-        if columns is None:
-            _add_upper_product(flat[rows, rows], held)
-        start = rows.stop if columns is None else 0
-        for those, their_logits in _cut(len(others), classes, blocks.piece, blocks.classes, start):
-            piece = jacobian(others[those], their_logits).flatten(0, 1)  # (c, P)
-            at = those.start * classes + their_logits.start
-            flat[rows, at : at + len(piece)].addmm_(held, piece.T)
+    held = jacobian(inputs[examples], logits).flatten(0, 1)  # (r, P)
+    first = examples.start * classes + logits.start
+    rows, start = slice(first, first + len(held)), 0
+    if columns is None:
+        _add_upper_product(flat[rows, rows], held)
+        columns, start = inputs, rows.stop
+    for others, their_logits in _cut(len(columns), classes, blocks.piece, blocks.classes, start):
+        at = slice(others.start * classes + their_logits.start, (others.stop - 1) * classes + their_logits.stop)
+        flat[rows, at].addmm_(held, jacobian(columns[others], their_logits).flatten(0, 1).T)
 
 
-def _contract_trace(flat: Tensor, jacobian: Jacobian, inputs: Tensor, columns: Tensor | None, blocks: Blocks) -> None:
-    """Add the class trace to ``flat``, ``(n, m)``: the inner products of the classes' gradients laid end to end."""
-    others = inputs if columns is None else columns
-    for k in range(0, jacobian.classes, blocks.classes):
-        logits = slice(k, min(k + blocks.classes, jacobian.classes))
-        for start in range(0, len(inputs), blocks.held):
-            held = jacobian(inputs[start : start + blocks.held], logits).flatten(1)  # (r, classes P)
-            rows = slice(start, start + len(held))
-            if columns is None:
-                _add_upper_product(flat[rows, rows], held)
-            for at in range(rows.stop if columns is None else 0, len(others), blocks.piece):
-                piece = jacobian(others[at : at + blocks.piece], logits).flatten(1)  # (c, classes P)
-                flat[rows, at : at + len(piece)].addmm_(held, piece.T)
+def _add_trace_rows(
+    flat: Tensor,
+    jacobian: Jacobian,
+    inputs: Tensor,
+    columns: Tensor | None,
+    blocks: Blocks,
+    examples: slice,
+    logits: slice,
+) -> None:
+    """Add what some logits give to some rows of the class trace, ``(n, m)``: products of gradients laid end to end."""
+    held = jacobian(inputs[examples], logits).flatten(1)  # (r, classes P)
+    start = 0
+    if columns is None:
+        _add_upper_product(flat[examples, examples], held)
+        columns, start = inputs, examples.stop
+    for at in range(start, len(columns), blocks.piece):
+        others = slice(at, at + blocks.piece)
+        flat[examples, others].addmm_(held, jacobian(columns[others], logits).flatten(1).T)
 
 
 def _cut(n: int, classes: int, examples: int, logits: int, start: int = 0) -> Iterator[tuple[slice, slice]]:

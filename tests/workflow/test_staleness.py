@@ -1,0 +1,234 @@
+"""The staleness table: after each edit of a finished study, exactly what could change is planned."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+FIGURES = {"plot_chaos": 1, "plot_cone": 1}
+EVERYTHING_OF_TINY = {
+    "prepare_data": 0,
+    "advance": 22,
+    "compare_branch": 8,
+    "collect_chaos": 1,
+    "compute_entk": 8,
+    "measure_cone": 1,
+    "record_history": 1,
+    "plot_history": 1,
+    **FIGURES,
+}
+
+
+def set_value(path: str, value):
+    """An edit of the config: set a dotted key."""
+
+    def edit(config):
+        *sections, key = path.split(".")
+        for section in sections:
+            config = config[section]
+        config[key] = value
+
+    return edit
+
+
+def append(path: str, value):
+    def edit(config):
+        for section in path.split("."):
+            config = config[section]
+        config.append(value)
+
+    return edit
+
+
+TINY = "studies.tiny."
+EDITS = {
+    "figure resolution": (set_value("figures", {"dpi": 70}), {"plot_history": 2, **FIGURES}),
+    "one more kernel step": (
+        append(TINY + "cone.kernel_steps", 15),
+        {"compute_entk": 2, "measure_cone": 1, "plot_cone": 1},
+    ),
+    "one reference step less": (
+        set_value(TINY + "cone.reference_steps", [10]),
+        {"measure_cone": 1, "plot_cone": 1},
+    ),
+    "one more t0": (
+        append(TINY + "chaos.perturbation_steps", 12),
+        {"advance": 4, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 1},
+    ),
+    "one more size": (
+        append(TINY + "chaos.relative_norms", 0.1),
+        {"advance": 8, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 1},
+    ),
+    "one more draw": (
+        set_value(TINY + "chaos.draws", 2),
+        {"advance": 8, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 1},
+    ),
+    "one more kind": (
+        set_value(TINY + "chaos.kinds", ["gaussian", "gradient"]),
+        {"advance": 8, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 2},
+    ),
+    "one more seed": (
+        append(TINY + "seeds", 7),
+        {
+            "advance": 11,
+            "compare_branch": 4,
+            "collect_chaos": 1,
+            "compute_entk": 4,
+            "measure_cone": 1,
+            "record_history": 1,
+            "plot_history": 1,
+            **FIGURES,
+        },
+    ),
+    "a longer run": (
+        set_value(TINY + "training.length", 40),
+        {"advance": 4, "record_history": 1, "plot_history": 1},
+    ),
+    "more probe examples": (
+        set_value(TINY + "cone.probe_examples", 20),
+        {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1},
+    ),
+    "trace instead of full kernel": (
+        set_value(TINY + "cone.kernel", "trace"),
+        {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1},
+    ),
+    "more interpolation points": (
+        set_value(TINY + "chaos.interpolation_points", 13),
+        {"compare_branch": 8, "collect_chaos": 1, "plot_chaos": 1},
+    ),
+    "learning rate": (set_value(TINY + "optimizer.learning_rate", 0.06), EVERYTHING_OF_TINY),
+    "batch size": (set_value(TINY + "training.batch_size", 25), EVERYTHING_OF_TINY),
+    "model": (set_value(TINY + "model.width", 6), EVERYTHING_OF_TINY),
+    "data set": (set_value(TINY + "data.train_examples", 220), EVERYTHING_OF_TINY | {"prepare_data": 1}),
+    "constant schedule to a cosine of the same length": (
+        set_value(TINY + "schedule", {"name": "cosine"}),
+        EVERYTHING_OF_TINY,
+    ),
+}
+
+
+def without_zeros(counts: dict) -> dict:
+    return {rule: number for rule, number in counts.items() if number}
+
+
+def test_nothing_edited_nothing_runs(finished):
+    assert finished.plan().counts == {}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edit_of_the_config(finished, name):
+    edit, expected = EDITS[name]
+    assert without_zeros(finished.plan(finished.edited(edit)).counts) == without_zeros(expected)
+
+
+def test_only_the_new_step_only_the_new_branches(finished):
+    plan = finished.plan(finished.edited(EDITS["one more kernel step"][0]))
+    assert sorted(plan.outputs["compute_entk"]) == [f"results/tiny/seed{s}/entk/step15.nc" for s in (0, 1)]
+    plan = finished.plan(finished.edited(EDITS["one more t0"][0]))
+    assert all(re.search(r"/(control|gaussian_norm0.01_draw0)_at12/", path) for path in plan.outputs["advance"])
+    plan = finished.plan(finished.edited(EDITS["a longer run"][0]))
+    assert sorted(plan.outputs["advance"]) == [
+        f"results/tiny/seed{seed}/parent/step{step}.pt" for seed in (0, 1) for step in (30, 40)
+    ]
+
+
+def test_swapping_two_values_is_an_edit(finished):
+    def swap(config):
+        optimizer = config["studies"]["tiny"]["optimizer"]
+        optimizer["momentum"], optimizer["learning_rate"] = 0.05, 0.9
+
+    assert finished.plan(finished.edited(swap)).counts["advance"] == EVERYTHING_OF_TINY["advance"]
+
+
+def test_comments_order_of_keys_and_defaults_are_no_edits(finished):
+    def reorder(config):
+        study = config["studies"]["tiny"]
+        config["studies"]["tiny"] = dict(reversed(study.items()))
+        study["training"]["length"] = "20 steps"
+        study["schedule"] = {"name": "constant", "warmup": 0}
+        config["run"] = ["other", "tiny"]
+
+    assert finished.plan(finished.edited(reorder)).counts == {}
+
+
+def test_file_times_are_no_edits(finished):
+    for path in [*(finished.folder / "workflow").rglob("*"), finished.folder / "Snakefile"]:
+        os.utime(path)
+    assert finished.plan().counts == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--set-threads", "advance=2"), ("--set-resources", "compute_entk:mem_mb=5000"), ("--resources", "gpu=1")],
+)
+def test_speed_settings_are_no_edits(finished, arguments):
+    assert finished.plan(None, *arguments).counts == {}
+
+
+ADVANCED = {**EVERYTHING_OF_TINY, "advance": 24, "record_history": 2, "plot_history": 2}
+MODULES = {
+    "kernels.py": {"measure_cone": 1, "plot_cone": 1},
+    "cone.py": {"measure_cone": 1, "plot_cone": 1},
+    "plotting/chaos.py": {"plot_chaos": 1},
+    "entk/plain.py": {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1},
+    "branch_comparison.py": {"compare_branch": 8, "collect_chaos": 1, "plot_chaos": 1},
+    "batches.py": ADVANCED,
+    "models/layers.py": ADVANCED,  # reached through other modules only
+    "sources.py": {**ADVANCED, "prepare_data": 2},
+    "config.py": {},  # what it decides stands in the recipes
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_edit_of_a_module_reaches_the_scripts_that_import_it(finished, module):
+    path = finished.folder / "workflow" / "src" / "twophase" / module
+    with edited_file(path, "\nADDED_BY_A_TEST = 1\n", old_time=True):
+        assert without_zeros(finished.plan().counts) == without_zeros(MODULES[module])
+    with edited_file(path, "\n# a comment\n"):
+        assert finished.plan().counts == {}
+
+
+def test_edit_of_a_script(finished):
+    path = finished.folder / "workflow" / "scripts" / "measure_cone.py"
+    with edited_file(path, "\nADDED_BY_A_TEST = 1\n"):
+        assert finished.plan().counts == {"measure_cone": 1, "plot_cone": 1}
+
+
+class edited_file:  # noqa: N801
+    """Text added to a file while the context lasts."""
+
+    def __init__(self, path: Path, added: str, *, old_time: bool = False) -> None:
+        self.path, self.added, self.old_time = path, added, old_time
+
+    def __enter__(self) -> None:
+        self.before, self.time = self.path.read_bytes(), self.path.stat().st_mtime
+        self.path.write_bytes(self.before + self.added.encode())
+        if self.old_time:
+            os.utime(self.path, (self.time, self.time))
+
+    def __exit__(self, *_) -> None:
+        self.path.write_bytes(self.before)
+
+
+def test_edit_of_the_users_network_and_what_it_imports(finished):
+    """Editing the file of a user's network retrains; see also the unit tests of the fingerprint."""
+    (finished.folder / "mynet").mkdir(exist_ok=True)
+    (finished.folder / "mynet" / "__init__.py").touch()
+    (finished.folder / "mynet" / "net.py").write_text("from mynet.parts import WIDTH\ndef build(**_): ...\n")
+    (finished.folder / "mynet" / "parts.py").write_text("WIDTH = 3\n")
+    config = finished.edited(set_value("studies.other.model", {"name": "mynet.net:build"}))
+    first = recipes_of(finished, config)
+    (finished.folder / "mynet" / "parts.py").write_text("WIDTH = 3  # units\n")
+    assert recipes_of(finished, config) == first
+    (finished.folder / "mynet" / "parts.py").write_text("WIDTH = 4\n")
+    assert recipes_of(finished, config) != first
+
+
+def recipes_of(project, config) -> set[str]:
+    try:
+        project.write_config(config)
+        text = project.snakemake("--dry-run", "--cores", "1", "--printshellcmds", "--verbose", "--reason").stdout
+    finally:
+        project.write_config(project.config)
+    return set(re.findall(r'"code":"(\w+)"', text))

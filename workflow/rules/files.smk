@@ -1,0 +1,133 @@
+"""Which files a study has, and which of them a job reads."""
+
+import os
+
+from twophase.trajectories import (
+    PARENT,
+    checkpoint_at_or_below,
+    grid_of_branches,
+    parse_trajectory,
+    start_of_segment,
+)
+
+CHAOS_FIGURES = ("chaos", "barrier", "growth")
+CONE_FIGURES = (
+    "distance_matrix",
+    "reference_distance",
+    "interval_distance",
+    "projection",
+    "kernel_scale",
+)
+
+
+def checkpoint_path(study_name, seed, trajectory, step):
+    return f"results/{study_name}/seed{seed}/{trajectory}/step{step}.pt"
+
+
+def start_checkpoint(wildcards):
+    """The checkpoint from which a step is reached: none for a parent's step 0."""
+    step = int(wildcards.step)
+    if wildcards.trajectory == PARENT and step == 0:
+        return []
+    every = CONFIG.studies[wildcards.study].training.checkpoint_every
+    return [
+        checkpoint_path(
+            wildcards.study,
+            wildcards.seed,
+            *start_of_segment(wildcards.trajectory, step, every),
+        )
+    ]
+
+
+def stored_checkpoint(study_name, seed, trajectory, step):
+    """The checkpoint from which a job replays a step: the step itself if it is an anchor."""
+    every = CONFIG.studies[study_name].training.checkpoint_every
+    return checkpoint_path(study_name, seed, *checkpoint_at_or_below(trajectory, step, every))
+
+
+def history_steps(study):
+    """The anchor steps of the parent, and the run's end."""
+    return sorted({*range(0, study.length(), study.training.checkpoint_every), study.length()})
+
+
+def branches_of(study):
+    grid = study.chaos
+    return grid_of_branches(grid.perturbation_steps, grid.kinds, grid.relative_norms, grid.draws)
+
+
+def image_source(wildcards):
+    """The file that stands for a study's raw images; an image folder's files are in the recipe."""
+    source = CONFIG.studies[wildcards.study].data.source
+    if source == "image_folder":
+        return []
+    if source == "embedded_fashion_mnist":
+        return [ancient(os.path.relpath(EMBEDDED_IMAGES))]  # its digest is in the recipe
+    return [f"results/downloads/{source}/verified.json"]
+
+
+def parent_checkpoints(wildcards):
+    study = CONFIG.studies[wildcards.study]
+    return [
+        checkpoint_path(wildcards.study, seed, PARENT, step) for seed in study.seeds for step in history_steps(study)
+    ]
+
+
+def comparison_checkpoints(trajectory):
+    """An input function: for each t1 above t0 the checkpoint from which the trajectory is replayed to it."""
+
+    def checkpoints(wildcards):
+        study = CONFIG.studies[wildcards.study]
+        t0 = parse_trajectory(wildcards.trajectory).t0
+        name = trajectory or wildcards.trajectory
+        return [
+            stored_checkpoint(wildcards.study, wildcards.seed, name, t1)
+            for t1 in study.chaos.comparison_steps
+            if t1 > t0
+        ]
+
+    return checkpoints
+
+
+def checkpoint_before_branch(wildcards):
+    t0 = parse_trajectory(wildcards.trajectory).t0
+    return stored_checkpoint(wildcards.study, wildcards.seed, PARENT, t0)
+
+
+def comparisons(wildcards):
+    study = CONFIG.studies[wildcards.study]
+    return [
+        f"results/{wildcards.study}/seed{seed}/{branch.name}/comparison.nc"
+        for seed in study.seeds
+        for branch in branches_of(study)
+    ]
+
+
+def kernels(wildcards):
+    study = CONFIG.studies[wildcards.study]
+    return [
+        f"results/{wildcards.study}/seed{seed}/entk/step{step}.nc"
+        for seed in study.seeds
+        for step in study.cone.kernel_steps
+    ]
+
+
+def figure_files(study_name, stems):
+    return [f"results/{study_name}/figures/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
+
+
+def history_figures():
+    return [path for name in STUDIES for path in figure_files(name, ["history"])]
+
+
+def chaos_figures():
+    return [
+        path
+        for name, study in STUDIES.items()
+        if study.chaos
+        for kind in study.chaos.kinds
+        for path in figure_files(name, [f"{stem}_{kind}" for stem in CHAOS_FIGURES])
+    ]
+
+
+def cone_figures():
+    return [path for name, study in STUDIES.items() if study.cone for path in figure_files(name, CONE_FIGURES)]
