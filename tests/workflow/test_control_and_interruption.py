@@ -1,0 +1,80 @@
+"""The control experiment, and runs that are killed: what is finished later has the bits of an uninterrupted run."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+
+import numpy as np
+import xarray as xr
+
+from project import Project, netcdf_files
+
+
+def test_control_is_exactly_zero_and_the_perturbed_branches_are_not(finished):
+    chaos = xr.open_dataset(finished.folder / "results/tiny/chaos.nc")
+    later = chaos["t1"] > chaos["t0"]
+    for name in ("parameter_distance", "parameter_dissimilarity", "disagreement_rate", "test_loss_barrier"):
+        control = chaos[name].sel(relative_norm=0.0)
+        assert (control.where(later, 0.0) == 0.0).all(), name
+    assert (chaos["growth_distance"].sel(relative_norm=0.0) == 0.0).all()
+    perturbed = chaos["parameter_distance"].sel(relative_norm=0.01)
+    assert (perturbed.where(later, 1.0) > 0.0).all()
+    # Step t0 = 5 is no anchor, t0 = 0 is one.
+    assert list(chaos["t0"].values) == [0, 5]
+
+
+def test_the_size_of_the_perturbation_is_the_configured_share(finished):
+    chaos = xr.open_dataset(finished.folder / "results/tiny/chaos.nc")
+    start = chaos["growth_distance"].sel(relative_norm=0.01, steps_after=0)
+    expected = 0.01 * chaos["parameter_norm"]
+    np.testing.assert_allclose(*xr.broadcast(start, expected), rtol=1e-5)
+
+
+def test_every_netcdf_explains_itself(finished):
+    for path in netcdf_files(finished.folder).values():
+        dataset = xr.open_dataset(path)
+        assert {"Conventions", "title", "source", "recipe"} <= set(dataset.attrs), path
+        for name, variable in dataset.variables.items():
+            assert variable.attrs.get("long_name"), (path, name)
+
+
+def test_figures_are_there_and_the_report_is_one_file(finished):
+    figures = finished.folder / "results" / "tiny" / "figures"
+    assert len(list(figures.glob("*.png"))) == len(list(figures.glob("*.svg"))) == 9
+    finished.snakemake("--cores", "1", "--report", "report.html")
+    report = (finished.folder / "report.html").read_text()
+    assert "classical scaling" in report.lower()
+
+
+def test_killed_at_random_moments_and_resumed_equals_uninterrupted(finished, tmp_path):
+    """The whole process group is killed with SIGKILL, again and again; then the run is finished."""
+    interrupted = Project(tmp_path, finished.config["studies"])
+    moments = random.Random(20251122)
+    for _ in range(5):
+        run = subprocess.Popen(
+            interrupted.command("--cores", "2"),
+            cwd=interrupted.folder,
+            env=interrupted.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(moments.uniform(4.0, 16.0))
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        interrupted.snakemake("--unlock")
+    interrupted.snakemake("--cores", "2")
+    expected, found = netcdf_files(finished.folder), netcdf_files(interrupted.folder)
+    assert expected.keys() == found.keys()
+    for name, path in expected.items():
+        assert_same_bits(xr.open_dataset(path), xr.open_dataset(found[name]), name)
+
+
+def assert_same_bits(expected: xr.Dataset, found: xr.Dataset, name: str) -> None:
+    assert set(expected.variables) == set(found.variables), name
+    for variable in expected.variables:
+        one, other = expected[variable].values, found[variable].values
+        assert one.dtype == other.dtype, (name, variable)
+        assert np.array_equal(one, other, equal_nan=one.dtype.kind == "f"), (name, variable)
