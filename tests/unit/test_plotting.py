@@ -1,9 +1,16 @@
+import re
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
+import docutils.core
+import jinja2
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 from matplotlib.figure import Figure
 
 from twophase import plotting
@@ -11,6 +18,7 @@ from twophase.plotting.axes import spaced_labels
 from twophase.plotting.history import block_mean, moving_mean
 from twophase.plotting.style import compact
 
+ROOT = Path(__file__).parents[2]
 SMALL_GRID = {"t0": [0, 20, 50, 100, 250, 500], "t1": [100, 250, 500, 1000]}
 LARGE_GRID = {"t0": [*range(0, 500, 100), *range(500, 4500, 500)], "t1": list(range(500, 10_500, 500))}
 SMALL_STEPS = [0, 10, 20, 50, 100, 150, 200, 300, 500, 700, 1000]
@@ -110,7 +118,7 @@ def make_cone(seeds=3, steps=SMALL_STEPS, references=(0, 100, 500), intervals=(5
 
 
 FIGURES = {
-    "history": (plotting.plot_history, make_history, {"updates": 4000, "steps": LARGE_STEPS}),
+    "history": (plotting.plot_history, make_history, {"updates": 10_000, "steps": LARGE_STEPS}),
     "chaos": (lambda data: plotting.plot_chaos(data, kind="gaussian"), make_chaos, LARGE_GRID),
     "barrier": (lambda data: plotting.plot_barrier_against_t0(data, "gradient"), make_chaos, LARGE_GRID),
     "growth": (lambda data: plotting.plot_growth(data, "gaussian"), make_chaos, LARGE_GRID),
@@ -191,8 +199,6 @@ def test_saved_bytes_do_not_depend_on_the_process(tmp_path):
         "    t.plotting.save_figure(t.plotting.plot_growth(t.make_chaos(), 'gaussian'), sys.argv[2:])\n"
         "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
-    from pathlib import Path
-
     there = [tmp_path / "there.png", tmp_path / "there.svg"]
     here = [tmp_path / "here.png", tmp_path / "here.svg"]
     subprocess.run([sys.executable, "-c", code, Path(__file__).parent, *there], check=True)
@@ -281,7 +287,7 @@ def test_chaos_axes_are_even_cells_labelled_with_steps():
 def test_control_of_zero_is_reported_as_zero():
     figure = plotting.plot_chaos(make_chaos(), kind="gaussian")
     assert "control: max |difference| = 0 over" in _note(figure)
-    assert figure.axes[9].get_title() == "control: max = 0"
+    assert figure.axes[9].get_title() == "control: max |difference| = 0"
     growth = plotting.plot_growth(make_chaos(), "gaussian")
     assert "control: max over seeds,\nt₀ and steps = 0" in _texts(growth.axes[0])
 
@@ -293,7 +299,7 @@ def test_control_above_zero_is_shown():
     chaos["growth_distance"].loc[{key: cell[key] for key in cell if key != "t1"} | {"steps_after": 7}] = 3e-9
     figure = plotting.plot_chaos(chaos, kind="gaussian")
     assert "control: max |difference| = 0.25 (not 0) over" in _note(figure)
-    assert figure.axes[9].get_title() == "control: max = 0.25"
+    assert figure.axes[9].get_title() == "control: max |difference| = 0.25"
     assert "control: max |difference| = 0 over" in _note(plotting.plot_chaos(chaos, kind="gradient"))
     assert any("= 3e-09 (not 0)" in text for text in _texts(plotting.plot_growth(chaos, "gaussian").axes[0]))
 
@@ -334,6 +340,14 @@ def test_growth_without_steps_says_so():
     assert "chaos.growth_steps is 0" in figure.texts[0].get_text()
 
 
+def test_growth_names_at_most_twenty_lines():
+    figure = plotting.plot_growth(make_chaos(t0=range(0, 45), t1=[50], growth_steps=5), "gaussian")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [str(t0) for t0 in range(0, 45, 3)]
+    assert "some of the t₀ are not named" in _note(figure)
+    assert len(figure.axes[0].lines) == 45
+
+
 def test_growth_survives_distances_that_vanish():
     chaos = make_chaos()
     chaos["growth_distance"][:] = 0.0
@@ -356,8 +370,7 @@ def test_distance_matrix_holds_mean_and_deviation():
 def test_labels_of_a_hundred_kernel_steps_are_thinned():
     figure = plotting.plot_distance_matrix(make_cone(steps=LARGE_STEPS, references=(0,), intervals=(100,)))
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels[0] == "0"
-    assert 5 < len(labels) < 60
+    assert labels == [f"{step}" for step in range(0, 10_100, 1000)]
 
 
 def test_reference_distance_starts_at_its_reference():
@@ -414,3 +427,32 @@ def test_block_and_moving_means():
     np.testing.assert_allclose(block_mean(np.array([1.0, 3.0, 5.0]), 2), [2, 5])
     np.testing.assert_allclose(moving_mean(np.array([1.0, 2.0, 3.0, 4.0]), 3), [1.5, 2, 3, 3.5])
     np.testing.assert_allclose(moving_mean(np.array([1.0, 2.0]), 1), [1, 2])
+
+
+# Captions and published numbers
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflow/report").glob("*.rst")), ids=lambda path: path.stem)
+def test_captions_are_valid_restructuredtext(path):
+    wildcards = SimpleNamespace(study="tiny", kind="gaussian")
+    text = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined).render(
+        snakemake=SimpleNamespace(wildcards=wildcards)
+    )
+    html = docutils.core.publish_string(text, writer="html5", settings_overrides={"halt_level": 2, "report_level": 2})
+    assert b"tiny" in html
+
+
+def test_every_figure_of_the_report_has_a_caption():
+    wanted = set(re.findall(r'caption="../report/(\w+)\.rst"', (ROOT / "workflow/rules/figures.smk").read_text()))
+    assert wanted
+    assert wanted <= {path.stem for path in (ROOT / "workflow/report").glob("*.rst")}
+
+
+def test_published_numbers_name_source_and_runs():
+    published = yaml.safe_load((ROOT / "tests/reference/zhou2025a.yaml").read_text())
+    assert published["source"]["arxiv"] == "2505.13900"
+    assert published["setup"]["runs"] == 1
+    for entry in published["reported"]:
+        assert set(entry) - {"value", "at_most"} == {"figure", "network", "quantity", "condition"}
+        assert "value" in entry or "at_most" in entry
+    assert {entry["figure"] for entry in published["reported"]} == {"3", "4", "5a", "5b", "6"}

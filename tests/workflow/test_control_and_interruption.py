@@ -64,7 +64,6 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(finished, tmp
         time.sleep(moments.uniform(4.0, 16.0))
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-        interrupted.snakemake("--unlock")
     interrupted.snakemake("--cores", "2")
     expected, found = netcdf_files(finished.folder), netcdf_files(interrupted.folder)
     assert expected.keys() == found.keys()

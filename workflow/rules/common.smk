@@ -10,12 +10,15 @@ from snakemake.exceptions import WorkflowError
 from twophase.config import read_config
 from twophase.errors import ConfigError
 from twophase.provenance import canonical, code_fingerprint, make_recipe
+from twophase.stale_locks import clear_stale_locks
 from twophase.trajectories import TRAJECTORY_PATTERN
 
 try:
     CONFIG = read_config(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+
+RUNNING = clear_stale_locks(Path(".snakemake"))
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 EMBEDDED_IMAGES = Path(workflow.basedir) / "workflow" / "resources" / "fashion_mnist" / "images.nc"

@@ -1,6 +1,7 @@
 """Checkpoints: everything that the rest of a run depends on, and what made it, in one file without pickled code."""
 
-import pickle
+import copy
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,9 +49,9 @@ def checkpoint_of(
 
 
 def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
-    """Put a run where the checkpoint was: weights, buffers, optimiser state and step."""
+    """Put a run where the checkpoint was: weights, buffers, optimiser state and step; the two share no memory."""
     run.network.load_state_dict(checkpoint.network)
-    run.optimizer.load_state_dict(checkpoint.optimizer)
+    run.optimizer.load_state_dict(copy.deepcopy(checkpoint.optimizer))  # PyTorch would keep the tensors themselves
     run.step = checkpoint.step
 
 
@@ -60,17 +61,16 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
         torch.save(asdict(checkpoint), temporary)
 
 
-def load_checkpoint(path: Path | str, *, recipe: dict, seed: int, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(path: Path | str, *, recipe: dict, seed: int) -> Checkpoint:
     """Read a checkpoint and check that it is the one that was asked for.
 
     Args:
         path: A file ``.../seed{seed}/{trajectory}/step{step}.pt``.
         recipe: The recipe that must have made it.
         seed: The run's seed.
-        device: Where its tensors go.
 
     Returns:
-        The checkpoint.
+        The checkpoint, on the CPU; `restore` puts it where the run is.
 
     Raises:
         ArtifactError: If the file is damaged, or holds another seed, trajectory or step than its path says, or was
@@ -78,10 +78,11 @@ def load_checkpoint(path: Path | str, *, recipe: dict, seed: int, device: torch.
     """
     path = Path(path)
     try:
-        checkpoint = Checkpoint(**torch.load(path, map_location=device, weights_only=True))
+        _check_sums(path)
+        checkpoint = Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         raise
-    except (RuntimeError, EOFError, TypeError, ValueError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
         first_line = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise ArtifactError(
             f"{path} is truncated, damaged or not a checkpoint ({first_line}); delete it and run again"
@@ -92,3 +93,10 @@ def load_checkpoint(path: Path | str, *, recipe: dict, seed: int, device: torch.
         raise ArtifactError(f"{path} holds (seed, trajectory, step) {found}, expected {expected}; delete it and rerun")
     check_recipe(checkpoint.recipe, recipe, path)
     return checkpoint
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the file's content with its checksums, which ``torch.load`` doesn't look at."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"checksum of {damaged} is wrong")

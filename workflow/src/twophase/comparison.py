@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-from twophase.training import TrainingRun, trainable_parameters
+from twophase.training import TrainingRun, global_generators_kept, trainable_parameters
 
 EVALUATION_BATCH = 500  # images at once; changes memory, not results beyond rounding
 
@@ -106,7 +106,9 @@ def interpolation_losses(
     for fraction in fractions:
         for parameter, start, end in zip(trainable_parameters(between), theta, theta_other, strict=True):
             parameter.copy_(torch.lerp(start, end, float(fraction)))
-        update_bn(batch_norm_batches, between)
+        with global_generators_kept(theta[0].device):
+            torch.manual_seed(0)  # dropout's masks are the same at every point
+            update_bn(batch_norm_batches, between)
         for split, (images, labels) in examples.items():
             losses[split].append(mean_loss(logits_of(between, images), labels))
     return {split: np.broadcast_to(values, points).copy() for split, values in losses.items()}

@@ -3,7 +3,6 @@
 Nothing here imports PyTorch: the Snakefile reads this module, and Snakemake reads the Snakefile for each job.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Iterator
@@ -15,14 +14,21 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
-    ValidationError,
+    Tag,
+    model_validator,
 )
 
+from twophase.config_errors import shown, spoils, suggestion, validate_piecewise
 from twophase.errors import ConfigError
 from twophase.image_folder import FolderListing, list_image_folder
 
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]*$"
+RESERVED_NAMES = ("downloads", "phase_diagram")  # folders below results/ that belong to no study
+LARGEST = 2**63 - 1  # what a netCDF file can hold
+LONGEST = 10**9  # steps or epochs
+MOST_STEPS = 10**6  # in a range of a grid
 # Fashion-MNIST as published, the subset of it that ships with the project, and so on: (training images, test images).
 PUBLISHED_SIZES = {
     "embedded_fashion_mnist": (10_000, 2_000),
@@ -36,24 +42,25 @@ PUBLISHED_SIZES = {
 def _parse_duration(value: Any) -> Any:
     """Read ``500``, ``"500 steps"`` or ``"80 epochs"``; leave everything else to pydantic."""
     if isinstance(value, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch)s?\s*", value)
-        if not found:
-            raise ValueError("expected a number of steps, or text like '80 epochs' or '500 steps'")
-        return {"count": float(found[1]), "unit": found[2] + "s"}
-    if isinstance(value, int | float) and not isinstance(value, bool):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)\s*(?:(step|epoch)s?)?\s*", value)
+        if found:
+            return {"count": float(found[1]), "unit": (found[2] or "step") + "s"}
+    elif isinstance(value, int | float) and not isinstance(value, bool):
         return {"count": value, "unit": "steps"}
-    return value
+    elif isinstance(value, dict | Span):
+        return value
+    raise ValueError("expected a number of steps, or text like '80 epochs' or '500 steps'")
 
 
 def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"expected a number, got {str(value).lower()}")
+        raise ValueError("expected a number")
     return value
 
 
 NOT_BOOL = BeforeValidator(_refuse_bool)
-NonNegativeInt = Annotated[int, Field(ge=0), NOT_BOOL]
-PositiveInt = Annotated[int, Field(gt=0), NOT_BOOL]
+NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST), NOT_BOOL]
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST), NOT_BOOL]
 NonNegativeFloat = Annotated[float, Field(ge=0), NOT_BOOL]
 PositiveFloat = Annotated[float, Field(gt=0), NOT_BOOL]
 Fraction = Annotated[float, Field(ge=0, lt=1), NOT_BOOL]
@@ -68,8 +75,8 @@ class Section(BaseModel):
 class Span(Section):
     """A length of training in its unit; write it as ``500``, ``"500 steps"`` or ``"80 epochs"``."""
 
-    count: NonNegativeFloat
-    unit: Literal["steps", "epochs"]
+    count: Annotated[NonNegativeFloat, Field(le=LONGEST, description="How many.")]
+    unit: Literal["steps", "epochs"] = Field(description="Of what.")
 
     def steps(self, steps_per_epoch: float) -> int:
         """Optimiser updates, rounded to the nearest whole one; an epoch is ``training images / batch size`` steps."""
@@ -82,9 +89,17 @@ Duration = Annotated[Span, BeforeValidator(_parse_duration, json_schema_input_ty
 class StepRange(Section):
     """The steps ``start, start + every, ...`` up to and including ``stop``."""
 
-    start: NonNegativeInt
-    stop: NonNegativeInt
-    every: PositiveInt
+    start: NonNegativeInt = Field(description="First step.")
+    stop: NonNegativeInt = Field(description="Last step, if it is reached.")
+    every: PositiveInt = Field(description="Distance of two steps.")
+
+    @model_validator(mode="after")
+    def _has_a_sensible_number_of_steps(self) -> "StepRange":
+        if self.stop < self.start:
+            raise ValueError("expected a stop that is not below the start")
+        if (self.stop - self.start) // self.every >= MOST_STEPS:
+            raise ValueError(f"expected at most {MOST_STEPS} steps")
+        return self
 
 
 def _flatten_steps(entries: list[int | StepRange]) -> list[int]:
@@ -99,18 +114,27 @@ def _flatten_steps(entries: list[int | StepRange]) -> list[int]:
     return sorted(steps)
 
 
-StepGrid = Annotated[
-    list[NonNegativeInt | StepRange],
-    AfterValidator(_flatten_steps),
+def _kind_of_entry(entry: Any) -> str:
+    return "<range>" if isinstance(entry, dict | StepRange) else "<step>"
+
+
+StepEntry = Annotated[
+    Annotated[NonNegativeInt, Tag("<step>")] | Annotated[StepRange, Tag("<range>")], Discriminator(_kind_of_entry)
 ]
+StepGrid = Annotated[list[StepEntry], AfterValidator(_flatten_steps)]
+
+
+def _unrepeated(values: list) -> list:
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise ValueError(f"expected each value once, {shown(repeated)} is repeated")
+    return values
 
 
 def _distinct(values: list) -> list:
     if not values:
         raise ValueError("the list is empty; give at least one value")
-    if len(set(values)) != len(values):
-        raise ValueError(f"the list repeats a value: {values}")
-    return values
+    return _unrepeated(values)
 
 
 class Data(Section):
@@ -197,6 +221,13 @@ class Model(Section):
             yield "depth", f"of a resnet is 6n+2 (8, 14, 20, ...), got {self.depth}"
         if ":" not in self.name and self.arguments:
             yield "arguments", f"has no meaning with the built-in network {self.name!r}"
+        try:
+            json.dumps(self.arguments, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            yield (
+                "arguments",
+                f"expected finite numbers, text, lists and mappings ({error}), got {shown(self.arguments)}",
+            )
 
     def canonical(self) -> dict[str, Any]:
         """What decides the network: a user's callable gets only its own arguments, vgg16 has a fixed depth."""
@@ -211,7 +242,7 @@ class Model(Section):
 class SGD(Section):
     """Stochastic gradient descent."""
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd"] = Field("sgd", description="Chooses this optimiser.")
     learning_rate: PositiveFloat = Field(0.1, description="Step size before warm-up and schedule.")
     momentum: Fraction = Field(0.9, description="Momentum.")
     nesterov: bool = Field(False, description="Nesterov's form of momentum.")
@@ -221,7 +252,7 @@ class SGD(Section):
 class AdamW(Section):
     """Adam with decoupled weight decay."""
 
-    name: Literal["adamw"]
+    name: Literal["adamw"] = Field(description="Chooses this optimiser.")
     learning_rate: PositiveFloat = Field(1e-3, description="Step size before warm-up and schedule.")
     beta1: Fraction = Field(0.9, description="Decay of the gradient's mean.")
     beta2: Fraction = Field(0.999, description="Decay of the squared gradient's mean.")
@@ -232,14 +263,14 @@ class AdamW(Section):
 class Constant(Section):
     """The learning rate stays."""
 
-    name: Literal["constant"] = "constant"
+    name: Literal["constant"] = Field("constant", description="Chooses this schedule.")
     warmup: Duration = Field(Span(count=0, unit="steps"), description="Linear rise from 0; steps or epochs.")
 
 
 class Milestones(Section):
     """The learning rate is multiplied by a factor at each milestone."""
 
-    name: Literal["milestones"]
+    name: Literal["milestones"] = Field(description="Chooses this schedule.")
     warmup: Duration = Field(Span(count=0, unit="steps"), description="Linear rise from 0; steps or epochs.")
     milestones: list[Duration] = Field(description="When the factor is applied; steps or epochs.")
     factor: PositiveFloat = Field(0.1, description="Factor applied at each milestone.")
@@ -248,7 +279,7 @@ class Milestones(Section):
 class Cosine(Section):
     """The learning rate falls to zero along half a cosine."""
 
-    name: Literal["cosine"]
+    name: Literal["cosine"] = Field(description="Chooses this schedule.")
     warmup: Duration = Field(Span(count=0, unit="steps"), description="Linear rise from 0; steps or epochs.")
     length: Duration | None = Field(None, description="When zero is reached; null means the end of the run.")
 
@@ -291,7 +322,7 @@ class Cone(Section):
 
     kernel_steps: StepGrid = Field(description="Steps at which the eNTK is computed.")
     reference_steps: StepGrid = Field([0], description="Steps tau of Fig. 5a; each one of kernel_steps.")
-    intervals: list[PositiveInt] = Field(
+    intervals: Annotated[list[PositiveInt], AfterValidator(_unrepeated)] = Field(
         [], description="Intervals dt in steps of Fig. 5b; pairs (t, t + dt) are taken from kernel_steps."
     )
     probe_examples: PositiveInt = Field(100, description="Class-balanced, unaugmented training images of the eNTK.")
@@ -301,11 +332,15 @@ class Cone(Section):
 class Study(Section):
     """One network on one data set: its trajectories and what is measured along them."""
 
-    data: Data = Data()
-    model: Model = Model()
-    optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = SGD()
-    schedule: Annotated[Constant | Milestones | Cosine, Field(discriminator="name")] = Constant()
-    training: Training = Training()
+    data: Data = Field(Data(), description="Which images.")
+    model: Model = Field(Model(), description="Which network is trained.")
+    optimizer: Annotated[SGD | AdamW, Field(discriminator="name")] = Field(
+        SGD(), description="How weights are updated."
+    )
+    schedule: Annotated[Constant | Milestones | Cosine, Field(discriminator="name")] = Field(
+        Constant(), description="How the learning rate changes along the run."
+    )
+    training: Training = Field(Training(), description="Length, batches, augmentation and checkpoints of a run.")
     seeds: Annotated[list[NonNegativeInt], AfterValidator(_distinct)] = Field(
         [0, 1, 2], description="Independent repetitions; each seeds initialisation, batch order and augmentation."
     )
@@ -345,39 +380,48 @@ class Study(Section):
         data_problems = list(self.data.problems())
         yield from ((f"data.{key}", message) for key, message in data_problems)
         yield from ((f"model.{key}", message) for key, message in self.model.problems())
-        if data_problems:
-            return
-        length = self.length()
-        if length < 1:
-            yield "training.length", f"must be at least 1 step, got {length}"
-        if self.training.batch_size > self.data.train_size():
-            yield (
-                "training.batch_size",
-                f"{self.training.batch_size} exceeds the {self.data.train_size()} training images",
-            )
         if isinstance(self.optimizer, SGD) and self.optimizer.nesterov and not self.optimizer.momentum:
-            yield "optimizer.nesterov", "needs a momentum above 0"
-        yield from self._chaos_problems(length)
-        yield from self._cone_problems(length)
+            yield "optimizer.nesterov", "needs a momentum above 0, got 0"
+        if not data_problems:
+            yield from self._size_problems()
+        if not data_problems or self.training.length.unit == "steps":  # else the length is not known
+            length = self.training.length.steps(0 if data_problems else self.steps_per_epoch())
+            if length < 1:
+                yield "training.length", f"must be at least 1 step, got {length}"
+                return
+            yield from self._chaos_problems(length)
+            yield from self._cone_problems(length)
+
+    def _size_problems(self) -> Iterator[tuple[str, str]]:
+        train, test = self.data.train_size(), self.data.test_size()
+        wanted = [("training.batch_size", self.training.batch_size, train, "training images")]
+        if self.chaos:
+            wanted += [
+                ("chaos.evaluation_examples", self.chaos.evaluation_examples, min(train, test), "images in a split"),
+                ("chaos.batch_norm_examples", self.chaos.batch_norm_examples, train, "training images"),
+            ]
+        if self.cone:
+            wanted.append(("cone.probe_examples", self.cone.probe_examples, train, "training images"))
+        for key, asked, there, what in wanted:
+            if asked > there:
+                yield key, f"asks for {asked}, the study has {there} {what}"
 
     def _chaos_problems(self, length: int) -> Iterator[tuple[str, str]]:
         if self.chaos is None:
             return
         beyond = [t0 for t0 in self.chaos.perturbation_steps if t0 >= length]
         if beyond:
-            yield "chaos.perturbation_steps", f"{beyond} must lie below the run's length of {length} steps"
+            yield "chaos.perturbation_steps", f"must lie below the run's length of {length} steps, got {shown(beyond)}"
         beyond = [t1 for t1 in self.chaos.comparison_steps if t1 > length]
         if beyond:
-            yield "chaos.comparison_steps", f"{beyond} lies beyond the run's length of {length} steps"
+            yield "chaos.comparison_steps", f"must not exceed the run's length of {length} steps, got {shown(beyond)}"
         last = max(self.chaos.comparison_steps)
         idle = [t0 for t0 in self.chaos.perturbation_steps if t0 >= last]
         if idle:
-            yield "chaos.perturbation_steps", f"{idle} has no comparison step above it (the last is {last})"
-        smallest_split = min(self.data.train_size(), self.data.test_size())
-        for key, there in (("evaluation_examples", smallest_split), ("batch_norm_examples", self.data.train_size())):
-            wanted = getattr(self.chaos, key)
-            if wanted > there:
-                yield f"chaos.{key}", f"asks for {wanted} images, the study has {there}"
+            yield (
+                "chaos.perturbation_steps",
+                f"needs a comparison step above it (the last is {last}), got {shown(idle)}",
+            )
 
     def _cone_problems(self, length: int) -> Iterator[tuple[str, str]]:
         if self.cone is None:
@@ -385,15 +429,36 @@ class Study(Section):
         steps = set(self.cone.kernel_steps)
         beyond = [step for step in self.cone.kernel_steps if step > length]
         if beyond:
-            yield "cone.kernel_steps", f"{beyond} lies beyond the run's length of {length} steps"
+            yield "cone.kernel_steps", f"must not exceed the run's length of {length} steps, got {shown(beyond)}"
         missing = [tau for tau in self.cone.reference_steps if tau not in steps]
         if missing:
-            yield "cone.reference_steps", f"{missing} is not among kernel_steps"
-        for dt in self.cone.intervals:
-            if not any(step + dt in steps for step in steps):
-                yield "cone.intervals", f"no two of kernel_steps lie {dt} steps apart"
-        if self.cone.probe_examples > self.data.train_size():
-            yield "cone.probe_examples", f"asks for {self.cone.probe_examples}, the study has {self.data.train_size()}"
+            yield "cone.reference_steps", f"must be among kernel_steps, got {shown(missing)}"
+        unpaired = [dt for dt in self.cone.intervals if not any(step + dt in steps for step in steps)]
+        if unpaired:
+            yield "cone.intervals", f"needs two of kernel_steps that far apart, got {shown(unpaired)}"
+
+
+# What a check between fields of a study rests on: where one of these is wrong itself, the check would only confuse.
+_DATA = ("data", "data.source", "data.folder", "data.train_examples", "data.test_examples")
+_LENGTH = (*_DATA, "training", "training.batch_size", *(f"training.length{part}" for part in ("", ".count", ".unit")))
+RESTS_ON = {
+    "data.folder": ("data.source",),
+    "data.train_examples": ("data.source", "data.folder"),
+    "data.test_examples": ("data.source", "data.folder"),
+    "model.depth": ("model", "model.name"),
+    "model.arguments": ("model", "model.name"),
+    "optimizer.nesterov": ("optimizer.momentum",),
+    "training.length": (*_DATA, "training.batch_size"),
+    "training.batch_size": _DATA,
+    "chaos.perturbation_steps": (*_LENGTH, "chaos.comparison_steps"),
+    "chaos.comparison_steps": _LENGTH,
+    "chaos.evaluation_examples": _DATA,
+    "chaos.batch_norm_examples": _DATA,
+    "cone.kernel_steps": _LENGTH,
+    "cone.reference_steps": ("cone.kernel_steps",),
+    "cone.intervals": ("cone.kernel_steps",),
+    "cone.probe_examples": _DATA,
+}
 
 
 class Figures(Section):
@@ -412,7 +477,7 @@ class Config(Section):
 
     studies: dict[StudyName, Study] = Field(description="Named studies; the name is the folder below results/.")
     run: list[str] | None = Field(None, description="Names of the studies that the targets make; null means all.")
-    figures: Figures = Figures()
+    figures: Figures = Field(Figures(), description="How figures look.")
 
     def selected(self) -> dict[str, Study]:
         """The studies that the target rules make."""
@@ -422,9 +487,13 @@ class Config(Section):
         """Yield (dotted key, message) for what the types can't see, in the studies that are selected."""
         if not self.studies:
             yield "studies", "is empty; name at least one study"
+        for name in RESERVED_NAMES:
+            if name in self.studies:
+                yield f"studies.{name}", f"is a folder of another use below results/; rename the study, got {name!r}"
         unknown = [name for name in self.run or [] if name not in self.studies]
         for name in unknown:
-            yield "run", f"names {name!r}, which is not a study{_suggestion(name, self.studies)}"
+            close = suggestion(name, self.studies) or f"; expected some of {shown(list(self.studies))}"
+            yield "run", f"names {name!r}, which is not a study{close}"
         if self.run == []:
             yield "run", "is empty; name at least one study, or leave it out"
         for name, study in self.studies.items():
@@ -432,17 +501,12 @@ class Config(Section):
                 yield from ((f"studies.{name}.{key}", message) for key, message in study.problems())
 
 
-def _suggestion(wrong: str, right: Any) -> str:
-    close = difflib.get_close_matches(str(wrong), [str(name) for name in right], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def config_schema() -> dict[str, Any]:
     """JSON schema of the config, draft 2020-12."""
     return Config.model_json_schema()
 
 
-def read_config(raw: dict[str, Any]) -> Config:
+def read_config(raw: Any) -> Config:
     """Check a config as Snakemake read it.
 
     Args:
@@ -454,63 +518,19 @@ def read_config(raw: dict[str, Any]) -> Config:
     Raises:
         ConfigError: Listing every problem with its dotted key, what was expected and what came.
     """
-    problems: dict[str, str] = {}
-    pruned = json.loads(json.dumps(raw))
-    config = None
-    while config is None:
-        try:
-            config = Config.model_validate(pruned)
-        except ValidationError as error:
-            # What is wrong is noted and taken out, so that the checks between fields run on the rest.
-            if not _note_and_prune(error, pruned, problems):
-                break
+    config, problems = validate_piecewise(Config, raw)
     if config is not None:
+        noted = list(problems)
         for key, message in config.problems():
-            problems.setdefault(key, message)
+            study, _, rest = key.removeprefix("studies.").partition(".")
+            bases = [f"studies.{study}.{basis}" for basis in RESTS_ON.get(rest, ())]
+            if key == "run":
+                bases = [f"studies.{name}" for name in config.run]
+            elif key == "studies":
+                bases = noted
+            if not any(spoils(wrong, basis) for wrong in noted for basis in [key, *bases]):
+                problems.setdefault(key, message)
     if problems:
-        lines = "\n".join(f"  {key}: {message}" for key, message in problems.items())
+        lines = "\n".join(f"  {key or 'config'}: {message}" for key, message in problems.items())
         raise ConfigError(f"The config has {len(problems)} problem(s):\n{lines}")
     return config
-
-
-def _note_and_prune(error: ValidationError, pruned: dict[str, Any], problems: dict[str, str]) -> bool:
-    """Add the errors to ``problems`` and delete the keys that they stand at; False if there was nothing to delete."""
-    deleted = False
-    for entry in error.errors():
-        path = _path_in(pruned, entry["loc"])
-        key = ".".join(map(str, path))
-        if not any(key == noted or key.startswith(noted + ".") for noted in problems):
-            problems[key] = _explain(entry, path)
-        deleted |= _delete(pruned, path[:-1] if entry["type"] == "missing" else path)
-    return deleted
-
-
-def _delete(nested: dict[str, Any], path: list) -> bool:
-    """Delete the key at ``path``; False if it isn't there."""
-    for part in path[:-1]:
-        nested = nested.get(part)
-        if not isinstance(nested, dict):
-            return False
-    return bool(path) and nested.pop(path[-1], None) is not None
-
-
-def _path_in(raw: Any, location: tuple) -> list:
-    """The location without the tags and type names that pydantic adds inside unions, cut at the key in a section."""
-    path: list = []
-    for part in location:
-        if isinstance(raw, dict) and (part in raw or part == location[-1]):
-            path.append(part)
-            raw = raw.get(part)
-        elif isinstance(raw, list):
-            break  # an entry of a list: name the list's key
-    return path
-
-
-def _explain(entry: dict[str, Any], path: list) -> str:
-    if entry["type"] == "extra_forbidden":
-        names = {name for section in config_schema()["$defs"].values() for name in section.get("properties", {})}
-        return f"unknown key{_suggestion(path[-1], names | set(Config.model_fields))}"
-    if entry["type"] == "missing":
-        return "is missing"
-    message = entry["msg"].removeprefix("Value error, ")
-    return message if entry["type"] == "value_error" else f"{message}, got {entry['input']!r}"

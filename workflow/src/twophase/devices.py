@@ -6,6 +6,7 @@ import platform
 # cuBLAS reads this when it starts; without it some products differ from run to run.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+import numpy as np
 import torch
 
 
@@ -35,5 +36,6 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": f"{device.type} ({name})",
         "threads": str(torch.get_num_threads()),
         "torch": str(torch.__version__),
+        "numpy": np.__version__,  # draws crops, flips and perturbations
         "python": platform.python_version(),
     }

@@ -39,7 +39,7 @@ class Job:
         def report(done: int) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last >= SECONDS_BETWEEN_PROGRESS:
+            if done > 0 and now - last >= SECONDS_BETWEEN_PROGRESS:
                 last = now
                 rate = done / (now - start)
                 self.log.info(
@@ -54,7 +54,8 @@ def logged_job(smk) -> Iterator[Job]:
     """Run a script's body with its log; end it with one message if the user can mend what went wrong.
 
     Messages go to the rule's log file and to stderr. A `TwophaseError`, a full disk or exhausted memory ends the
-    process with that message alone, its traceback being in the log file; any other exception is raised on.
+    process with that message alone, its traceback being in the log file. Any other exception, a mistake of ours or of
+    a user's network, ends it with the traceback on stderr as well.
 
     Args:
         smk: Snakemake's object, or anything with ``log``, ``params.recipe`` and ``rule``.
@@ -85,4 +86,4 @@ def logged_job(smk) -> Iterator[Job]:
         sys.exit(1)
     finally:
         for handler in log.handlers:
-            handler.flush()
+            handler.close()

@@ -38,13 +38,13 @@ def load_start(path: Path | str, recipe: dict, seed: int, device: torch.device, 
         path: The checkpoint.
         recipe: The recipe that must have made it.
         seed: Seed of the run.
-        device: Where its tensors go.
+        device: Device of this job.
         log: Takes the warning.
 
     Returns:
-        The checkpoint.
+        The checkpoint, on the CPU.
     """
-    checkpoint = load_checkpoint(path, recipe=recipe, seed=seed, device=device)
+    checkpoint = load_checkpoint(path, recipe=recipe, seed=seed)
     here = environment(device)
     other = {key: value for key, value in checkpoint.environment.items() if value != here[key]}
     if other:

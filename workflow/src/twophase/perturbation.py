@@ -60,4 +60,4 @@ def _gradient_direction(run: TrainingRun, branch: Branch) -> list[Tensor]:
     parameters = [parameter for parameter in run.network.parameters() if parameter.requires_grad]
     run.network.eval()
     loss = functional.cross_entropy(run.network(run.data.train_images[indices]), labels[indices])
-    return [gradient.double() for gradient in torch.autograd.grad(loss, parameters)]
+    return [gradient.double() for gradient in torch.autograd.grad(loss, parameters, materialize_grads=True)]

@@ -9,13 +9,17 @@ even where Snakemake's own records are lost.
 import ast
 import hashlib
 import json
+import sys
+from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
-from twophase.errors import ArtifactError
+from twophase.errors import ArtifactError, ModelError
 
 PACKAGE = Path(__file__).parent
+INSTALLED = ("site-packages", "dist-packages")
 
 
 def canonical(value: object) -> str:
@@ -41,7 +45,10 @@ def check_recipe(found: str, expected: dict, path: Path | str) -> None:
     """
     if found == canonical(expected):
         return
-    differences = list(_differences(json.loads(found), expected))
+    try:
+        differences = _differences(json.loads(found), expected)
+    except (TypeError, ValueError):
+        differences = [f"its recipe is no JSON: {str(found)[:40]!r}"]
     shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
     raise ArtifactError(
         f"{path} was made by other settings or other code ({shown}). Delete it, or rerun its rule with --forcerun."
@@ -59,78 +66,119 @@ def _differences(found: object, expected: object, key: str = "") -> list[str]:
     return [] if found == expected else [f"{key}: file has {found!r}, expected {expected!r}"]
 
 
+@dataclass(frozen=True)
+class _Root:
+    """A folder on the import path, and the one package in it that counts; any, where that is None."""
+
+    folder: Path
+    package: str | None
+
+    def has(self, module: str) -> bool:
+        return self.package is None or module.split(".")[0] == self.package
+
+
 def code_fingerprint(script: Path, *, import_path: str | None = None) -> str:
     """Hash of the code that a script reaches: its own, and that of every twophase module it imports, at any depth.
 
-    Syntax trees are hashed, docstrings left out: comments, formatting and file times don't count.
+    Syntax trees are hashed, docstrings left out: comments, formatting, file times and where the code lies don't count.
 
     Args:
         script: The rule's script.
-        import_path: ``package.module:callable`` of a user's network; its module counts as imported, and so do the
-            modules of its top-level package that it imports.
+        import_path: ``package.module:callable`` of a user's network; its module counts as imported, and so does what
+            it imports from beside its top-level package; of an installed package only what lies within.
 
     Returns:
         16 hexadecimal digits.
+
+    Raises:
+        ModelError: If a file that is reached is not valid Python; names file and line.
     """
-    packages = {PACKAGE.name: PACKAGE}
+    roots = [_Root(PACKAGE.parent, PACKAGE.name)]
     files = {script}
-    if import_path and (module_file := _user_module_file(import_path)):
-        top = import_path.split(":")[0].split(".")[0]
-        packages[top] = module_file.parents[import_path.split(":")[0].count(".") - 1]
-        files.add(module_file)
-    closure = _import_closure(frozenset(files), tuple(packages.items()))
-    hashes = [hashlib.sha256(_normalised_source(path)).hexdigest() for path in sorted(closure)]
+    if import_path:
+        module = import_path.split(":")[0]
+        if root := _user_root(module):
+            roots.append(root)
+            files |= _module_files(root.folder, module.split("."))
+    names = {path: _name_of(path, roots) for path in _import_closure(frozenset(files), tuple(roots))}
+    names[script] = script.name
+    hashes = [
+        hashlib.sha256(f"{name} ".encode() + _normalised_source(path)).hexdigest() for path, name in names.items()
+    ]
     return hashlib.sha256(" ".join(sorted(hashes)).encode()).hexdigest()[:16]
 
 
-def _user_module_file(import_path: str) -> Path | None:
+def _user_root(module: str) -> _Root | None:
+    """Where a user's network is imported from: the work folder first, as in a job. Nothing is imported to find out."""
+    top = module.split(".")[0]
     try:
-        spec = find_spec(import_path.split(":")[0])
+        spec = PathFinder.find_spec(top, [str(Path.cwd())]) or find_spec(top)
     except (ImportError, ValueError):
         return None  # the first job that needs the network says what is wrong with its path
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or [spec.origin or ""])
+    folder = Path(places[0]).parent
+    standard_library = top in sys.stdlib_module_names
+    return _Root(folder, top if standard_library or set(INSTALLED) & set(folder.parts) else None)
+
+
+def _name_of(path: Path, roots: list[_Root]) -> str:
+    """A file's path below its root, so that moving a project changes nothing."""
+    return next((path.relative_to(root.folder).as_posix() for root in roots if path.is_relative_to(root.folder)), "")
 
 
 @cache
-def _import_closure(files: frozenset[Path], packages: tuple[tuple[str, Path], ...]) -> frozenset[Path]:
+def _import_closure(files: frozenset[Path], roots: tuple[_Root, ...]) -> frozenset[Path]:
     reached: set[Path] = set()
     waiting = set(files)
     while waiting:
         path = waiting.pop()
         reached.add(path)
-        for module in _imported_modules(path):
-            for name, folder in packages:
-                if module == name or module.startswith(f"{name}."):
-                    waiting |= _module_files(folder, module.split(".")[1:]) - reached
+        for level, module in _imported_modules(path):
+            if level > len(path.parents):
+                continue
+            if level:  # relative: from the file's own folder, or from one above it
+                waiting |= _module_files(path.parents[level - 1], module.split(".") if module else []) - reached
+                continue
+            for root in roots:
+                if root.has(module):
+                    waiting |= _module_files(root.folder, module.split(".")) - reached
     return frozenset(reached)
 
 
 def _module_files(folder: Path, parts: list[str]) -> set[Path]:
     """The file of a module and the ``__init__`` files on the way to it; nothing for a name that is no module."""
-    files = {folder / "__init__.py"}
+    files = set()
     for part in parts:
-        if (folder / f"{part}.py").is_file():
-            files.add(folder / f"{part}.py")
+        files |= {folder / f"{part}.py", folder / part / "__init__.py"}
         folder = folder / part
-        files.add(folder / "__init__.py")
     return {path for path in files if path.is_file()}
 
 
 @cache
-def _imported_modules(path: Path) -> frozenset[str]:
-    """Dotted names that a file imports anywhere; ``from a import b`` gives both ``a`` and ``a.b``."""
-    names: set[str] = set()
+def _imported_modules(path: Path) -> frozenset[tuple[int, str]]:
+    """What a file imports anywhere, as (level, dotted name); ``from a import b`` gives both ``a`` and ``a.b``."""
+    names: set[tuple[int, str]] = set()
     for node in ast.walk(_syntax_tree(path)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {(0, alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names |= {(node.level, module)} | {
+                (node.level, f"{module}.{alias.name}".lstrip(".")) for alias in node.names
+            }
     return frozenset(names)
 
 
 @cache
 def _syntax_tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except SyntaxError as error:
+        raise ModelError(f"{path}, line {error.lineno}: not valid Python ({error.msg})") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid Python ({error})") from None
 
 
 @cache

@@ -37,13 +37,18 @@ def run_at(
         The run at ``step``, and the training losses of the updates made on the trajectory, float64.
 
     Raises:
-        ValueError: If ``start`` is of another trajectory, or lies above ``step``.
+        ValueError: If ``start`` is of another trajectory or seed, or lies above ``step``; if a branch's ``step`` lies
+            below its t0.
     """
     branch = parse_trajectory(trajectory)
+    if branch is not None and step < branch.t0:
+        raise ValueError(f"{trajectory} has no step {step}: it begins at step {branch.t0}")
     run = TrainingRun(data, settings, seed)
     if start is not None:
         if start.trajectory not in (trajectory, PARENT) or start.step > step:
             raise ValueError(f"step {step} of {trajectory} can't start from step {start.step} of {start.trajectory}")
+        if start.seed != seed:
+            raise ValueError(f"a run of seed {seed} can't start from a checkpoint of seed {start.seed}")
         restore(run, start)
     first = run.step
     report = (lambda reached: progress(reached - first)) if progress else None

@@ -4,11 +4,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from twophase.plotting.style import compact, text_scale
+
+MOST_CELL_LABELS = 13
 
 
 def draw_cells(axes: Axes, values: np.ndarray, *, normalization: Normalize, excluded: np.ndarray) -> AxesImage:
@@ -62,13 +65,19 @@ def label_cells(axis: Axis, steps: np.ndarray, length: float) -> None:
     labels = [f"{step:g}" for step in steps]
     upright = axis.axis_name == "x" and _widest(labels) * len(labels) > length
     room = _line_height() if upright or axis.axis_name == "y" else _widest(labels)
-    count = max(2, min(len(labels), int(length / room)))
-    shown = np.unique(np.linspace(0, len(labels) - 1, count).round().astype(int))
-    if len(shown) > 1 and len(shown) < len(labels):  # an even stride reads better than a nearly even one
-        shown = np.arange(0, len(labels), -(-(len(labels) - 1) // (len(shown) - 1)))
+    count = max(2, min(len(labels), int(length / room), MOST_CELL_LABELS))
+    strides = (factor * 10**power for power in range(7) for factor in (1, 2, 5))
+    stride = next(stride for stride in strides if -(-len(labels) // stride) <= count)
+    shown = np.arange(0, len(labels), stride)
     axis.set_ticks(shown, [labels[index] for index in shown])
     if upright:
         axis.set_tick_params(rotation=90)
+
+
+def label_colors(bar: Colorbar) -> None:
+    """Label a horizontal colour bar with few short numbers, none of them split into a factor and an offset."""
+    bar.ax.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
+    bar.ax.xaxis.set_major_formatter("{x:.3g}")
 
 
 def set_step_axis(axes: Axes, steps: np.ndarray, length: float) -> None:
@@ -92,6 +101,23 @@ def set_step_axis(axes: Axes, steps: np.ndarray, length: float) -> None:
     shown = sorted(steps[spaced_labels(steps, places * length)])
     axes.xaxis.set_ticks(shown, [f"{step:g}" for step in shown])
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def set_logarithmic(axes: Axes, *, plain: bool = False) -> None:
+    """Make y logarithmic, leaving out what is not positive.
+
+    Args:
+        axes: Whose y axis is set; if it shows no positive value it stays linear.
+        plain: Label with plain numbers, 1, 2 and 5 in each decade: for quantities near 1.
+    """
+    shown = [line.get_ydata() for line in axes.lines]
+    if not any(np.any(np.asarray(values, dtype=float) > 0) for values in shown):
+        return
+    axes.set_yscale("log", nonpositive="mask")
+    if plain:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
 
 
 def spaced_labels(steps: np.ndarray, places: np.ndarray) -> list[int]:

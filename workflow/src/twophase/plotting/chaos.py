@@ -1,13 +1,16 @@
 """The chaos effect (Zhou 2025a, Fig. 3): runs perturbed at t0, compared at t1."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
-from twophase.plotting.axes import annotate_cells, draw_cells, label_cells, set_step_axis
+from twophase.plotting.axes import annotate_cells, draw_cells, label_cells, label_colors, set_logarithmic, set_step_axis
 from twophase.plotting.style import add_note, compact, named_line, new_figure, ordered_line, text_scale
 from twophase.plotting.summary import (
     deviation_note,
@@ -52,10 +55,11 @@ def plot_chaos(chaos: xr.Dataset, *, kind: str) -> Figure:
             image = _draw_measure(axes, chaos[name].sel(relative_norm=norm), normalization)
         column[0].set_title(label)
         control = largest_difference(chaos[name].sel(relative_norm=0.0))
-        column[-1].set_title(f"control: max = {compact(control)}", fontsize="small")
+        column[-1].set_title(f"control: max |difference| = {compact(control)}", fontsize="small")
         column[-1].set_xlabel("compared at step t₁")
         label_cells(column[-1].xaxis, chaos["t1"].values, width * text_scale())
-        figure.colorbar(image, ax=list(column), location="bottom", label=label, aspect=25, pad=0.02)
+        bar = figure.colorbar(image, ax=list(column), location="bottom", label=label, aspect=25, pad=0.02)
+        label_colors(bar)
     for axes, norm in zip(grid[:, 0], norms, strict=True):
         label_cells(axes.yaxis, chaos["t0"].values, height * text_scale())
         axes.set_ylabel((f"relative norm {norm:g}" if norm else "control: no perturbation") + "\nperturbed at step t₀")
@@ -65,7 +69,8 @@ def plot_chaos(chaos: xr.Dataset, *, kind: str) -> Figure:
         f"{kind} perturbation, mean over seeds and draws",
         sample_note(chaos),
         deviation_note(chaos, spread_shown_as) if spread_shown_as else "the grid is too large to write the spread",
-        "hatched: t₁ ≤ t₀" + (", crosses: not finite in some run" if _lacks_values(chaos) else ""),
+        "hatched: t₁ ≤ t₀" if _excluded(chaos).any() else "",
+        "crosses: not finite in some run" if _lacks_values(chaos) else "",
         control_note(chaos, "seeds, draws, t₀ and t₁"),
     )
     return figure
@@ -91,7 +96,7 @@ def plot_barrier_against_t0(chaos: xr.Dataset, kind: str) -> Figure:
         axes.plot(chaos["t0"], control, color="0.4", linewidth=1, label="0 (control)")
         for index, norm in enumerate(_sizes(chaos)):
             values = chaos[name].sel(relative_norm=norm)
-            axes.errorbar(chaos["t0"], seed_mean(values), yerr=seed_spread(values), **_size_line(index, norm))
+            _draw_bars(axes, values, seed_spread(values), **_size_line(index, norm))
         axes.set_ylabel(label)
     _draw_distance(grid[1, 1], chaos)
     for axes in grid.flat:
@@ -136,8 +141,9 @@ def plot_growth(chaos: xr.Dataset, kind: str) -> Figure:
         axes.set_title(f"relative norm {norm:g}")
         text = f"control: max over seeds,\nt₀ and steps = {_measured(control)}"
         axes.annotate(text, (0.98, 0.03), xycoords="axes fraction", ha="right", va="bottom", fontsize="small")
-        axes.set_ylim(bottom=_room_below(distance.where(chaos["relative_norm"] > 0)))
         axes.set_xlabel("steps after the perturbation")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    grid[0, 0].set_ylim(bottom=_room_below(distance.where(chaos["relative_norm"] > 0)))  # shared by all panels
     for axes in grid.flat[len(norms) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -210,13 +216,19 @@ def _draw_measure(axes: Axes, values: xr.DataArray, normalization: Normalize) ->
     return image
 
 
+def _draw_bars(axes: Axes, values: xr.DataArray, bars: xr.DataArray | None, **line: Any) -> None:
+    """The mean of ``values(seed, draw, t0)`` against t0, with bars of shape ``(t0,)`` or ``(2, t0)``."""
+    bars = None if bars is None else bars.values
+    axes.errorbar(values["t0"].values, seed_mean(values).values, yerr=bars, **line)
+
+
 def _draw_distance(axes: Axes, chaos: xr.Dataset) -> None:
     for index, norm in enumerate(_sizes(chaos)):
         values = chaos["parameter_distance"].sel(relative_norm=norm)
         mean, ends = seed_mean(values), extremes(values)
-        bars = None if ends is None else np.maximum([mean - ends[0], ends[1] - mean], 0)
-        axes.errorbar(chaos["t0"], mean, yerr=bars, **_size_line(index, norm))
-    axes.set_yscale("log", nonpositive="mask")
+        bars = None if ends is None else xr.concat([mean - ends[0], ends[1] - mean], "end").clip(min=0)
+        _draw_bars(axes, values, bars, **_size_line(index, norm))
+    set_logarithmic(axes)
     axes.set_ylabel(f"parameter distance {DISTANCE_LABEL}")
 
 
@@ -230,7 +242,7 @@ def _draw_growth(axes: Axes, distance: xr.DataArray) -> None:
         axes.plot(values["steps_after"], geometric_mean(values), **line, label=label, linewidth=1.1)
         if (ends := extremes(values)) is not None:
             axes.fill_between(values["steps_after"], *ends, color=line["color"], alpha=0.12, linewidth=0)
-    axes.set_yscale("log", nonpositive="mask")
+    set_logarithmic(axes)
 
 
 def _room_below(distance: xr.DataArray) -> float | None:

@@ -7,11 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 
-from twophase.plotting.axes import draw_cells, label_cells, set_step_axis, spaced_labels
-from twophase.plotting.style import OKABE_ITO, add_note, named_line, new_figure, ordered_line, text_scale
+from twophase.plotting.axes import draw_cells, label_cells, label_colors, set_logarithmic, set_step_axis, spaced_labels
+from twophase.plotting.style import MOST_MARKERS, OKABE_ITO, add_note, marked_line, new_figure, ordered_line, text_scale
 from twophase.plotting.summary import deviation_note, extremes, extremes_note, sample_note, seed_mean, seed_spread
 
-MOST_MARKED_STEPS = 30
 STEP_LABEL = "training step t"
 
 
@@ -22,18 +21,17 @@ def plot_distance_matrix(cone: xr.Dataset) -> Figure:
         cone: With ``kernel_distance(seed, step, step_other)``.
 
     Returns:
-        A figure of the mean over seeds and, for several seeds, of the standard deviation in a smaller panel.
+        A figure of the mean over seeds and, for several seeds, of the standard deviation beside it.
     """
     distance = cone["kernel_distance"].transpose("seed", "step", "step_other")
     spread = seed_spread(distance)
-    side = min(max(3.0, 0.05 * cone.sizes["step"]), 4.6)
-    small = 0.6 * side
-    ratios = (side, small) if spread is not None else (side,)
-    figure = new_figure(sum(ratios) + 1.5 * len(ratios), side + 1.1)
-    panels = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+    side = min(max(2.8, 0.06 * cone.sizes["step"]), 3.6)
+    count = 1 if spread is None else 2
+    figure = new_figure(count * (side + 0.8), side + 1.6)
+    panels = figure.subplots(1, count, squeeze=False)[0]
     _draw_matrix(figure, panels[0], seed_mean(distance), "kernel distance S, mean over seeds", side)
     if spread is not None:
-        _draw_matrix(figure, panels[1], spread, "standard deviation over seeds", small)
+        _draw_matrix(figure, panels[1], spread, "standard deviation over seeds", side)
     add_note(
         figure,
         sample_note(cone),
@@ -62,7 +60,7 @@ def plot_reference_distance(cone: xr.Dataset) -> Figure:
         _draw_seeds(absolute, values["step"].values, values, line)
         _draw_seeds(since, values["step"].values - tau, values, line)
     lags = cone["step"].values[None, :] - references[:, None]
-    absolute.set(xlabel=STEP_LABEL, ylabel="kernel distance S(θₜ, θ_τ)".replace("θ_τ", r"θ$_\tau$"))
+    absolute.set(xlabel=STEP_LABEL, ylabel=r"kernel distance S from step $\tau$")
     absolute.set_ylim(bottom=0)
     set_step_axis(since, lags[lags >= 0], 2.8 * text_scale())
     since.set_xlabel(r"steps since the reference, t - $\tau$")
@@ -83,7 +81,9 @@ def plot_interval_distance(cone: xr.Dataset) -> Figure:
     figure = new_figure(7.6, 3.5)
     intervals, velocity = figure.subplots(1, 2)
     _draw_intervals(intervals, cone["interval_distance"])
-    _draw_seeds(velocity, cone["step"].values, cone["kernel_velocity"], named_line(0), logarithmic=True)
+    _draw_seeds(
+        velocity, cone["step"].values, cone["kernel_velocity"], marked_line(0, cone.sizes["step"]), logarithmic=True
+    )
     velocity.set_ylabel("kernel velocity v(t) (1/step)")
     for axes in (intervals, velocity):
         set_step_axis(axes, cone["step"].values, 2.6 * text_scale())
@@ -111,7 +111,8 @@ def plot_projection(cone: xr.Dataset) -> Figure:
     normalization = step_normalization(steps)
     columns = min(cone.sizes["seed"], 3)
     rows = -(-cone.sizes["seed"] // columns)
-    figure = new_figure(2.9 * columns + 1, 2.9 * rows + 0.5)
+    panel = 2.9 if columns > 1 else 3.9
+    figure = new_figure(panel * columns + 1, panel * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, seed in zip(grid.flat, cone["seed"].values, strict=False):
         points = cone["projection"].sel(seed=seed).transpose("step", "axis").values
@@ -128,7 +129,7 @@ def plot_projection(cone: xr.Dataset) -> Figure:
     add_note(
         figure,
         sample_note(cone) + ", one panel each, so no spread",
-        "in brackets: share of the kernel distances that the axis explains",
+        "in brackets: share of the squared distances 2 S between unit kernels that the axis explains",
         "the direction of an axis is arbitrary",
     )
     return figure
@@ -151,7 +152,7 @@ def plot_kernel_scale(cone: xr.Dataset) -> Figure:
         "effective_rank": "effective rank",
     }
     for index, (axes, (name, label)) in enumerate(zip(panels, labels.items(), strict=True)):
-        _draw_seeds(axes, cone["step"].values, cone[name], named_line(index))
+        _draw_seeds(axes, cone["step"].values, cone[name], marked_line(index, cone.sizes["step"]) | {"linestyle": "-"})
         set_step_axis(axes, cone["step"].values, 2.2 * text_scale())
         axes.set(xlabel=STEP_LABEL, ylabel=label)
     add_note(figure, "lines: mean over seeds", sample_note(cone), deviation_note(cone, "bands"))
@@ -168,21 +169,19 @@ def step_normalization(steps: np.ndarray) -> SymLogNorm:
 def _draw_matrix(figure: Figure, axes: Axes, values: xr.DataArray, label: str, side: float) -> None:
     normalization = Normalize(0, max(float(values.max()), 1e-12))
     image = draw_cells(axes, values.values, normalization=normalization, excluded=np.zeros(values.shape, dtype=bool))
-    axes.set_box_aspect(1)
     for axis, name in ((axes.xaxis, "step_other"), (axes.yaxis, "step")):
         label_cells(axis, values[name].values, side * text_scale())
     axes.set(xlabel="training step t'", ylabel=STEP_LABEL)
-    figure.colorbar(image, ax=axes, location="top", label=label, aspect=25, pad=0.03)
+    bar = figure.colorbar(image, ax=axes, location="top", label=label, aspect=25, pad=0.03)
+    label_colors(bar)
 
 
 def _draw_seeds(axes: Axes, x: np.ndarray, values: xr.DataArray, line: dict, *, logarithmic: bool = False) -> None:
     """A mean over seeds with its band: the standard deviation, or the extremes on a logarithmic axis."""
-    if len(x) > MOST_MARKED_STEPS:
-        line = {key: value for key, value in line.items() if key != "marker"}
     mean = seed_mean(values)
     axes.plot(x, mean, **line)
     if logarithmic:
-        axes.set_yscale("log", nonpositive="mask")
+        set_logarithmic(axes)
         band = extremes(values)
     else:
         spread = seed_spread(values)
@@ -193,13 +192,15 @@ def _draw_seeds(axes: Axes, x: np.ndarray, values: xr.DataArray, line: dict, *, 
 
 def _draw_intervals(axes: Axes, distance: xr.DataArray) -> None:
     count = distance.sizes["interval"]
-    axes.set_ylabel("kernel distance S(θₜ, θₜ₊dt)")
+    axes.set_ylabel("kernel distance S from t to t + dt")
     if count == 0:
         axes.text(0.5, 0.5, "cone.intervals is empty", ha="center", va="center", transform=axes.transAxes)
         return
     for index, interval in enumerate(distance["interval"].values):
         values = distance.sel(interval=interval).dropna("step", how="all")
-        line = ordered_line(index, count) | {"label": f"{interval:g}", "marker": "o", "markersize": 2.5}
+        line = ordered_line(index, count) | {"label": f"{interval:g}"}
+        if values.sizes["step"] <= MOST_MARKERS:
+            line |= {"marker": "o", "markersize": 2.5}
         _draw_seeds(axes, values["step"].values, values, line, logarithmic=True)
     axes.legend(title="dt (steps)", ncols=-(-count // 6))
 
@@ -226,7 +227,7 @@ def _draw_path(axes: Axes, points: np.ndarray, steps: np.ndarray, normalization:
 def _add_step_bar(figure: Figure, grid: np.ndarray, steps: np.ndarray, normalization: SymLogNorm) -> None:
     colors = mpl.cm.ScalarMappable(norm=normalization, cmap=mpl.rcParams["image.cmap"])
     bar = figure.colorbar(colors, ax=list(grid.flat), location="right", label=STEP_LABEL, aspect=30)
-    places = np.asarray(normalization(steps)) * 2.4 * text_scale() * grid.shape[0]
+    places = np.asarray(normalization(steps)) * 2.2 * text_scale() * grid.shape[0]
     shown = sorted(steps[spaced_labels(steps, places)])
     bar.set_ticks(shown, labels=[f"{step:g}" for step in shown])
     bar.ax.minorticks_off()

@@ -5,7 +5,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from twophase.plotting.style import OKABE_ITO, add_note, named_line, new_figure
+from twophase.plotting.axes import set_logarithmic
+from twophase.plotting.style import OKABE_ITO, add_note, marked_line, new_figure
 from twophase.plotting.summary import deviation_note, sample_note, seed_mean, seed_spread
 
 MOST_POINTS = 1500
@@ -34,7 +35,7 @@ def plot_history(history: xr.Dataset) -> Figure:
         sample_note(history),
         f"faint lines: single seeds, the loss averaged over {block} updates" if block > 1 else "faint: single seeds",
         f"training loss: moving mean over {window} updates of the mean over seeds",
-        deviation_note(history, "band and bars"),
+        deviation_note(history, "bands"),
     )
     return figure
 
@@ -51,8 +52,10 @@ def _draw_loss(axes: Axes, history: xr.Dataset) -> tuple[int, int]:
     axes.plot(updates[::block], smooth[::block], color=OKABE_ITO[0], linewidth=1.2, label="training loss")
     test = seed_mean(history["test_loss"])
     spread = seed_spread(history["test_loss"])
-    axes.errorbar(history["step"], test, yerr=spread, **named_line(1), label="test loss", elinewidth=0.8)
-    axes.set_yscale("log")
+    axes.plot(history["step"], test, **marked_line(1, test.size), label="test loss")
+    if spread is not None:
+        axes.fill_between(history["step"], test - spread, test + spread, color=OKABE_ITO[1], alpha=0.2, linewidth=0)
+    set_logarithmic(axes, plain=True)
     axes.set_ylabel("loss (cross-entropy, nats)")
     axes.legend(loc="upper right")
     return block, window
@@ -62,7 +65,7 @@ def _draw_accuracy(axes: Axes, history: xr.Dataset) -> None:
     mean, spread = seed_mean(history["test_accuracy"]), seed_spread(history["test_accuracy"])
     for accuracies in history["test_accuracy"].transpose("seed", "step"):
         axes.plot(history["step"], accuracies, color="0.8", linewidth=0.7)
-    axes.plot(history["step"], mean, **named_line(1))
+    axes.plot(history["step"], mean, **marked_line(1, mean.size))
     if spread is not None:
         axes.fill_between(history["step"], mean - spread, mean + spread, color=OKABE_ITO[1], alpha=0.2, linewidth=0)
     axes.set_ylabel("test accuracy")

@@ -17,6 +17,7 @@ DEFAULTS = {"dpi": 150, "font_size": 9, "sequential_colormap": "cividis"}
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST_MARKERS = 30
 # Matplotlib writes the date and its own version by default; None leaves a key out.
 METADATA = {
     "png": {"Software": None},
@@ -93,6 +94,8 @@ def add_note(figure: Figure, *sentences: str) -> None:
     size = 0.8 * mpl.rcParams["font.size"]
     characters = int(figure.get_figwidth() * 72 / (0.55 * size)) - 2
     text = "; ".join(sentence for sentence in sentences if sentence) + "."
+    for sign in "≤=":
+        text = text.replace(f" {sign} ", f"\u00a0{sign}\u00a0")  # no line ends beside a sign
     figure.supxlabel(textwrap.fill(text, characters), x=0.01, ha="left", fontsize=size, color="0.25")
 
 
@@ -114,6 +117,12 @@ def named_line(index: int) -> dict[str, Any]:
         "linestyle": LINE_STYLES[index % len(LINE_STYLES)],
         "marker": MARKERS[index % len(MARKERS)],
     }
+
+
+def marked_line(index: int, points: int) -> dict[str, Any]:
+    """:func:`named_line`, without a marker if so many points would make a smear of them."""
+    line = named_line(index)
+    return line if points <= MOST_MARKERS else {key: value for key, value in line.items() if key != "marker"}
 
 
 def compact(value: float) -> str:

@@ -13,7 +13,8 @@ def seed_spread(values: xr.DataArray) -> xr.DataArray | None:
     """Standard deviation over seeds (n - 1) of the mean over draws; None for one seed."""
     if values.sizes["seed"] < 2:
         return None
-    return average_draws(values).std("seed", ddof=1, skipna=False)
+    with np.errstate(invalid="ignore"):  # a run that is not finite leaves no number
+        return average_draws(values).std("seed", ddof=1, skipna=False)
 
 
 def average_draws(values: xr.DataArray) -> xr.DataArray:
