@@ -143,7 +143,8 @@ def plot_growth(chaos: xr.Dataset, kind: str) -> Figure:
         axes.annotate(text, (0.98, 0.03), xycoords="axes fraction", ha="right", va="bottom", fontsize="small")
         axes.set_xlabel("steps after the perturbation")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    grid[0, 0].set_ylim(bottom=_room_below(distance.where(chaos["relative_norm"] > 0)))  # shared by all panels
+    if (limits := _limits(distance.where(chaos["relative_norm"] > 0))) is not None:
+        grid[0, 0].set_ylim(limits)  # shared by all panels
     for axes in grid.flat[len(norms) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
@@ -245,13 +246,14 @@ def _draw_growth(axes: Axes, distance: xr.DataArray) -> None:
     set_logarithmic(axes)
 
 
-def _room_below(distance: xr.DataArray) -> float | None:
-    """A lower end of the logarithmic axis that leaves the lowest quarter for words; None if there is no value."""
-    positive = distance.values[distance.values > 0]
+def _limits(distance: xr.DataArray) -> tuple[float, float] | None:
+    """Ends of the logarithmic axis that leave its lowest fifth for words; None if there is no value."""
+    positive = distance.values[np.isfinite(distance.values) & (distance.values > 0)]
     if not positive.size:
         return None
     low, high = np.log10(positive.min()), np.log10(positive.max())
-    return 10 ** (low - max(0.25 * (high - low), 0.3))
+    room = max(high - low, 1)
+    return 10 ** (low - 0.3 * room), 10 ** (high + 0.06 * room)
 
 
 def _placeholder(text: str) -> Figure:

@@ -92,7 +92,7 @@ def text_scale() -> float:
 def add_note(figure: Figure, *sentences: str) -> None:
     """Write the sentences at the figure's foot: n, what the spread is, what is hidden; the layout makes room."""
     size = 0.8 * mpl.rcParams["font.size"]
-    characters = int(figure.get_figwidth() * 72 / (0.55 * size)) - 2
+    characters = int(figure.get_figwidth() * 72 / (0.58 * size)) - 2
     text = "; ".join(sentence for sentence in sentences if sentence) + "."
     for sign in "≤=":
         text = text.replace(f" {sign} ", f"\u00a0{sign}\u00a0")  # no line ends beside a sign
