@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from tiny import tiny_images
+
 from twophase.batches import AUGMENTATION_BLOCK, Batches
 
 STEPS = range(2 * AUGMENTATION_BLOCK + 3)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from tiny import ADAMW, bits, run_settings, state_of, tiny_images
+
 from twophase import checkpoint as checkpoint_module
 from twophase.checkpoint import Checkpoint, checkpoint_of, load_checkpoint, restore, save_checkpoint
 from twophase.errors import ArtifactError

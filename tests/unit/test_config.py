@@ -142,11 +142,17 @@ BROKEN = {
     ),
     "t1 beyond": (("chaos/comparison_steps", [24, 25]), "chaos.comparison_steps", r"length of 24 steps, got \[25\]"),
     "t0 above every t1": (
-        ("chaos/comparison_steps", [4]),
+        ("chaos/comparison_steps", [5]),
         "chaos.perturbation_steps",
-        r"comparison step above it \(the last is 4\), got \[5\]",
+        r"comparison step above it \(the last is 5\), got \[5\]",
     ),
     "kernel step beyond": (("cone/kernel_steps", [0, 10, 30]), "cone.kernel_steps", r"24 steps, got \[30\]"),
+    "one kernel": (
+        ("cone", {"kernel_steps": [4], "reference_steps": [4], "probe_examples": 10}),
+        "cone.kernel_steps",
+        r"at least two steps.*got \[4\]",
+    ),
+    "one probe example": (("cone/probe_examples", 1), "cone.probe_examples", "greater than or equal to 2, got 1"),
     "reference without kernel": (
         ("cone/reference_steps", [0, 7]),
         "cone.reference_steps",

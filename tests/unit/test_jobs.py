@@ -62,10 +62,11 @@ def test_messages_go_to_the_log_file_and_to_stderr(smk, capsys):
     assert len(lines) == 2
 
 
-def test_a_log_file_holds_one_job_and_messages_are_not_doubled(smk, capsys):
+def test_a_log_file_holds_one_job_and_messages_are_not_doubled(smk, capsys, caplog):
     run(smk, lambda job: job.log.info("first"), capsys)
     _, log, err = run(smk, lambda job: job.log.info("second"), capsys)
     assert "first" not in log
+    assert caplog.text == ""  # nothing for the handlers of others
     assert err.count("second") == log.count("second") == 1
     assert all(handler.stream is None for handler in logging.getLogger("twophase.measure").handlers[:1])
 

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from tiny import ADAMW, PARTLY_FROZEN, bits, run_settings, tiny_images
 from torch.nn import functional as F
 
-from tiny import ADAMW, PARTLY_FROZEN, bits, run_settings, tiny_images
 from twophase.perturbation import l2_norm, perturb
 from twophase.training import TrainingRun, trainable_parameters
 from twophase.trajectories import Branch, branch_of
@@ -98,9 +98,7 @@ def test_a_gradient_direction_is_a_gradient(model):
     run.network.zero_grad()
     loss.backward()
     trainable = [parameter for parameter in run.network.parameters() if parameter.requires_grad]
-    gradient = torch.cat(
-        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trainable]
-    ).numpy()
+    gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trainable]).numpy()
     run.network.zero_grad()
     perturb(run, branch_of("gradient", 0.1, 0, STEP))
     epsilon = _flat(run) - theta

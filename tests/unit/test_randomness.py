@@ -55,7 +55,8 @@ def test_a_random_order_is_a_permutation_and_every_place_is_as_likely():
 
 def test_global_generators_are_left_as_found():
     def states():
-        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        legacy = np.random.get_state()  # noqa: NPY002
+        return random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()
 
     before = states()
     numpy_generator(0, Source.PERTURBATION).random(3)

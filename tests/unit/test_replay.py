@@ -2,8 +2,8 @@ import copy
 
 import pytest
 import torch
-
 from tiny import ADAMW, DROPOUT, bits, run_settings, state_of, tiny_images
+
 from twophase.checkpoint import checkpoint_of
 from twophase.comparison import parameter_distance
 from twophase.perturbation import l2_norm

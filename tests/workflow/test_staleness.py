@@ -170,7 +170,7 @@ ADVANCED = {**EVERYTHING_OF_TINY, "advance": 24, "record_history": 2, "plot_hist
 MODULES = {
     "kernels.py": {"measure_cone": 1, "plot_cone": 1},
     "cone.py": {"measure_cone": 1, "plot_cone": 1},
-    "plotting/chaos.py": {"plot_chaos": 1},
+    "plotting/chaos.py": {"plot_history": 2, **FIGURES},  # the package imports all of its modules
     "entk/plain.py": {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1},
     "branch_comparison.py": {"compare_branch": 8, "collect_chaos": 1, "plot_chaos": 1},
     "batches.py": ADVANCED,

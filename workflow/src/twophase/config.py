@@ -325,7 +325,9 @@ class Cone(Section):
     intervals: Annotated[list[PositiveInt], AfterValidator(_unrepeated)] = Field(
         [], description="Intervals dt in steps of Fig. 5b; pairs (t, t + dt) are taken from kernel_steps."
     )
-    probe_examples: PositiveInt = Field(100, description="Class-balanced, unaugmented training images of the eNTK.")
+    probe_examples: Annotated[int, Field(ge=2, le=LARGEST), NOT_BOOL] = Field(
+        100, description="Class-balanced, unaugmented training images of the eNTK."
+    )
     kernel: Literal["full", "trace"] = Field("full", description="All pairs of logits, or their class trace.")
 
 
@@ -430,6 +432,8 @@ class Study(Section):
         beyond = [step for step in self.cone.kernel_steps if step > length]
         if beyond:
             yield "cone.kernel_steps", f"must not exceed the run's length of {length} steps, got {shown(beyond)}"
+        if len(steps) < 2:
+            yield "cone.kernel_steps", f"needs at least two steps to compare, got {shown(sorted(steps))}"
         missing = [tau for tau in self.cone.reference_steps if tau not in steps]
         if missing:
             yield "cone.reference_steps", f"must be among kernel_steps, got {shown(missing)}"
