@@ -120,6 +120,22 @@ def test_images_of_one_batch_and_a_place_in_several_batches_get_their_own_window
         assert len(set(part)) > 4
 
 
+def test_windows_are_drawn_anew_all_along():
+    windows = _all_windows(_numbered(), padding=1, flip=True)
+    batches = {tuple(windows[start : start + 8]) for start in range(0, len(windows), 8)}
+    assert len(batches) == len(STEPS)
+
+
+def test_windows_come_from_the_seed_of_the_augmentation():
+    """Part of every result: changing how they are drawn changes all trajectories."""
+    drawn = np.random.Generator(np.random.PCG64(np.random.SeedSequence(6, spawn_key=(2, 1))))
+    top, left = drawn.integers(0, 3, size=(2, AUGMENTATION_BLOCK, 8, 1))
+    mirrored = drawn.integers(0, 2, size=(AUGMENTATION_BLOCK, 8, 1)).astype(bool)
+    steps = range(AUGMENTATION_BLOCK, 2 * AUGMENTATION_BLOCK)
+    expected = zip(top.ravel(), left.ravel(), mirrored.ravel(), strict=True)
+    assert _all_windows(_numbered(), steps, seed=6, padding=1, flip=True) == list(expected)
+
+
 def test_without_crop_and_flip_the_images_come_as_they_are():
     data = _numbered()
     images, labels = Batches(data, 0, batch_size=8)(3)

@@ -19,7 +19,11 @@ class Pair:
     """A branch and its parent, and their comparison."""
 
     def __init__(self, trajectory, **settings):
-        self.data, self.settings, self.trajectory = tiny_images(80, 40), run_settings(model=MODEL, **settings), trajectory
+        self.data, self.settings, self.trajectory = (
+            tiny_images(80, 40),
+            run_settings(model=MODEL, **settings),
+            trajectory,
+        )
         self.messages = []
         self.comparison = compare_branch(
             ((t1, *self.runs_at(t1)) for t1 in TIMES),

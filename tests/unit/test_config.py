@@ -286,6 +286,14 @@ def test_all_problems_come_at_once():
         ([("data", {"source": "folder", "folder": "images"})], {"data.source"}),
         ([("cone/kernel_steps", [0, 6, "ten", 20])], {"cone.kernel_steps[2]"}),
         ([("/studies/tiny", [])], {"studies.tiny"}),
+        (
+            [("training/batch_size", "many"), ("cone/kernel_steps", [0, 10, 99])],
+            {"training.batch_size", "cone.kernel_steps"},
+        ),
+        (
+            [("training/batch_size", "many"), ("training/length", "1 epoch"), ("chaos/comparison_steps", [8, 9])],
+            {"training.batch_size"},
+        ),
         ([("data/train_examples", 99_999), ("training/length", "2 epochs")], {"data.train_examples"}),
         (
             [("data/train_examples", 99_999), ("cone/kernel_steps", [99])],

@@ -38,9 +38,9 @@ PARTLY_FROZEN = {"name": "tiny:partly_frozen_network"}
 
 
 def dropout_network(*, image_shape, classes):
-    """A network that draws from PyTorch's global generator in training, with BatchNorm."""
-    layers = [nn.Conv2d(image_shape[0], 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), SpatialMean()]
-    return nn.Sequential(*layers, nn.Dropout(0.5), nn.Linear(4, classes))
+    """A network that draws from PyTorch's global generator in training, before BatchNorm."""
+    layers = [nn.Conv2d(image_shape[0], 4, 3, padding=1), nn.Dropout(0.5), nn.BatchNorm2d(4), nn.ReLU()]
+    return nn.Sequential(*layers, SpatialMean(), nn.Linear(4, classes))
 
 
 class _PartlyFrozen(nn.Module):

@@ -17,8 +17,8 @@ def test_config_errors_appear_all_at_once_and_nothing_starts(project):
     project.write_config(project.config)
     text = message_of(project)
     assert "studies.short.data.image_sise: unknown key; did you mean 'image_size'?" in text
-    assert "studies.short.training.batch_size: Input should be a valid integer" in text
-    assert "studies.short.cone.kernel_steps: [900] lies beyond the run's length of 5 steps" in text
+    assert "studies.short.training.batch_size: expected a valid integer" in text
+    assert "studies.short.cone.kernel_steps: must not exceed the run's length of 5 steps, got [900]" in text
     assert "Traceback" not in text
     assert not (project.folder / "results").exists()
 

@@ -444,7 +444,8 @@ class Study(Section):
 
 # What a check between fields of a study rests on: where one of these is wrong itself, the check would only confuse.
 _DATA = ("data", "data.source", "data.folder", "data.train_examples", "data.test_examples")
-_LENGTH = (*_DATA, "training", "training.batch_size", *(f"training.length{part}" for part in ("", ".count", ".unit")))
+_EPOCH = (*_DATA, "training.batch_size")
+_LENGTH = ("training", "training.length", "training.length.count", "training.length.unit")  # in epochs, on those too
 RESTS_ON = {
     "data.folder": ("data.source",),
     "data.train_examples": ("data.source", "data.folder"),
@@ -452,7 +453,7 @@ RESTS_ON = {
     "model.depth": ("model", "model.name"),
     "model.arguments": ("model", "model.name"),
     "optimizer.nesterov": ("optimizer.momentum",),
-    "training.length": (*_DATA, "training.batch_size"),
+    "training.length": _LENGTH,
     "training.batch_size": _DATA,
     "chaos.perturbation_steps": (*_LENGTH, "chaos.comparison_steps"),
     "chaos.comparison_steps": _LENGTH,
@@ -526,15 +527,21 @@ def read_config(raw: Any) -> Config:
     if config is not None:
         noted = list(problems)
         for key, message in config.problems():
-            study, _, rest = key.removeprefix("studies.").partition(".")
-            bases = [f"studies.{study}.{basis}" for basis in RESTS_ON.get(rest, ())]
-            if key == "run":
-                bases = [f"studies.{name}" for name in config.run]
-            elif key == "studies":
-                bases = noted
-            if not any(spoils(wrong, basis) for wrong in noted for basis in [key, *bases]):
+            bases = noted if key == "studies" else [key, *_bases_of(key, config)]
+            if not any(spoils(wrong, basis) for wrong in noted for basis in bases):
                 problems.setdefault(key, message)
     if problems:
         lines = "\n".join(f"  {key or 'config'}: {message}" for key, message in problems.items())
         raise ConfigError(f"The config has {len(problems)} problem(s):\n{lines}")
     return config
+
+
+def _bases_of(key: str, config: Config) -> list[str]:
+    """The keys on which a check between fields rests."""
+    if key == "run":
+        return [f"studies.{name}" for name in config.run]
+    name, _, rest = key.removeprefix("studies.").partition(".")
+    bases = RESTS_ON.get(rest, ())
+    if "training.length" in bases and config.studies[name].training.length.unit == "epochs":
+        bases += _EPOCH
+    return [f"studies.{name}.{basis}" for basis in bases]
