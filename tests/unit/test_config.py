@@ -337,6 +337,22 @@ def test_an_image_folder_is_counted_and_checked(tmp_path):
     assert re.search(r"same classes.*\['dog'\]", problems_of(raw)["data.folder"])
 
 
+def test_class_balanced_subsets_must_fit_the_smallest_class(tmp_path):
+    names = [f"train/cat/{i}.png" for i in range(9)] + [f"train/dog/{i}.png" for i in range(3)]
+    names += [f"test/{name}/{i}.png" for name in ("cat", "dog") for i in range(5)]
+    data = {"source": "image_folder", "folder": make_folder(tmp_path, names)}
+    study = {"data": data, "training": {"batch_size": 2}, "cone": {"kernel_steps": [0, 1], "probe_examples": 8}}
+    raw = {"studies": {"tiny": study}}
+    assert "asks for 8, as many of each class" in problems_of(raw)["cone.probe_examples"]
+    study["cone"]["probe_examples"] = 6
+    read_config(raw)
+    data["train_examples"] = 8
+    assert "the source has 6 such" in problems_of(raw)["data.train_examples"]
+    del study["cone"]
+    study["data"] = {"source": "mnist", "test_examples": 9000}
+    assert "the source has 8920 such" in problems_of(raw)["data.test_examples"]
+
+
 def circular():
     raw = {}
     raw["studies"] = raw

@@ -174,3 +174,21 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch)
         write(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["example.nc"]
+
+
+def test_a_changed_byte_is_noticed(tmp_path):
+    values = np.random.default_rng(0).normal(size=2000)
+    dataset = describe(xr.Dataset({"a": ("x", values)}, coords={"x": range(2000)}), {"a": ("a", "1"), "x": ("x", "1")})
+    path = tmp_path / "a.nc"
+    write_dataset(path, dataset, title="t", recipe="{}")
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content), 997):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            found = read_dataset(path, recipe={})
+        except ArtifactError as error:
+            assert str(path) in str(error)
+        else:  # the byte was one of the file's unused ones
+            np.testing.assert_array_equal(found["a"].values, values)

@@ -29,7 +29,7 @@ RESERVED_NAMES = ("downloads", "phase_diagram")  # folders below results/ that b
 LARGEST = 2**63 - 1  # what a netCDF file can hold
 LONGEST = 10**9  # steps or epochs
 MOST_STEPS = 10**6  # in a range of a grid
-# Fashion-MNIST as published, the subset of it that ships with the project, and so on: (training images, test images).
+# Images of each split, (training, test).
 PUBLISHED_SIZES = {
     "embedded_fashion_mnist": (10_000, 2_000),
     "cifar10": (50_000, 10_000),
@@ -37,6 +37,8 @@ PUBLISHED_SIZES = {
     "mnist": (60_000, 10_000),
     "fashion_mnist": (60_000, 10_000),
 }
+# Where classes differ in size: their number times the smallest one.
+BALANCED_SIZES = {"mnist": (54_210, 8_920)}
 
 
 def _parse_duration(value: Any) -> Any:
@@ -181,6 +183,13 @@ class Data(Section):
         """Test images that the study uses."""
         return self.test_examples or self.available()[1]
 
+    def balanced_sizes(self) -> tuple[int, int]:
+        """The largest class-balanced subset of each split of the source, (training, test)."""
+        if self.source == "image_folder":
+            files = self.listing().files
+            return tuple(len(files[split]) * min(map(len, files[split])) for split in ("train", "test"))
+        return BALANCED_SIZES.get(self.source, PUBLISHED_SIZES[self.source])
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for what the types can't see."""
         if self.source == "image_folder" and self.folder is None:
@@ -190,15 +199,16 @@ class Data(Section):
             yield "folder", f"has no meaning with source {self.source!r}; remove it, or use 'image_folder'"
             return
         try:
-            available = self.available()
+            available, balanced = self.available(), self.balanced_sizes()
         except Exception as error:  # a missing or empty folder: the message names it
             yield "folder", str(error)
             return
-        for key, wanted, there in zip(
-            ("train_examples", "test_examples"), (self.train_examples, self.test_examples), available, strict=True
-        ):
-            if wanted is not None and wanted > there:
-                yield key, f"asks for {wanted} images, the source has {there}"
+        wanted = {"train_examples": self.train_examples, "test_examples": self.test_examples}
+        for (key, count), there, most in zip(wanted.items(), available, balanced, strict=True):
+            if count is not None and count > there:
+                yield key, f"asks for {count} images, the source has {there}"
+            elif count is not None and count > most:
+                yield key, f"asks for {count} images, as many of each class as of any other; the source has {most} such"
 
 
 class Model(Section):
@@ -407,6 +417,25 @@ class Study(Section):
         for key, asked, there, what in wanted:
             if asked > there:
                 yield key, f"asks for {asked}, the study has {there} {what}"
+        yield from self._balance_problems()
+
+    def _balance_problems(self) -> Iterator[tuple[str, str]]:
+        """Class-balanced subsets that the smallest class of the source is too small for."""
+        if self.data.train_examples and self.data.test_examples:
+            return  # these are class-balanced themselves
+        train, test = self.data.balanced_sizes()
+        train, test = self.data.train_examples or train, self.data.test_examples or test
+        wanted = []
+        if self.chaos:
+            wanted += [
+                ("chaos.evaluation_examples", self.chaos.evaluation_examples, min(train, test)),
+                ("chaos.batch_norm_examples", self.chaos.batch_norm_examples, train),
+            ]
+        if self.cone:
+            wanted.append(("cone.probe_examples", self.cone.probe_examples, train))
+        for key, asked, most in wanted:
+            if most < asked <= self.data.train_size():
+                yield key, f"asks for {asked}, as many of each class as of any other; the study has {most} such images"
 
     def _chaos_problems(self, length: int) -> Iterator[tuple[str, str]]:
         if self.chaos is None:
@@ -471,7 +500,9 @@ class Figures(Section):
 
     dpi: PositiveInt = Field(150, description="Resolution of the PNG files, dots per inch.")
     font_size: PositiveFloat = Field(9, description="Size of text in points.")
-    sequential_colormap: str = Field("cividis", description="Matplotlib colour map of heat maps.")
+    sequential_colormap: Literal["cividis", "viridis", "plasma", "inferno", "magma", "gray"] = Field(
+        "cividis", description="Matplotlib colour map of heat maps."
+    )
 
 
 StudyName = Annotated[str, Field(pattern=NAME_PATTERN)]

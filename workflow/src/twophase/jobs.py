@@ -53,7 +53,7 @@ class Job:
 def logged_job(smk) -> Iterator[Job]:
     """Run a script's body with its log; end it with one message if the user can mend what went wrong.
 
-    Messages go to the rule's log file and to stderr. A `TwophaseError`, a full disk or exhausted memory ends the
+    Messages go to the rule's log file and to stderr. A `TwophaseError`, a full disk or exhausted memory, of a GPU too, ends the
     process with that message alone, its traceback being in the log file. Any other exception, a mistake of ours or of
     a user's network, ends it with the traceback on stderr as well.
 
@@ -77,12 +77,13 @@ def logged_job(smk) -> Iterator[Job]:
     try:
         yield Job(log, smk.params.recipe, json.loads(smk.params.recipe))
         log.info("done in %.1f s", time.monotonic() - start)
-    except (TwophaseError, OSError, MemoryError) as error:
-        log.error("error: %s", str(error) or type(error).__name__)
-        log.handlers[0].stream.write(traceback.format_exc())
-        sys.exit(1)
-    except Exception:
-        log.exception("error: unexpected")
+    except Exception as error:
+        # PyTorch's error for an exhausted GPU is told by its name: jobs that only draw don't import PyTorch.
+        if isinstance(error, TwophaseError | OSError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            log.error("error: %s", str(error) or type(error).__name__)
+            log.handlers[0].stream.write(traceback.format_exc())
+        else:
+            log.exception("error: unexpected")
         sys.exit(1)
     finally:
         for handler in log.handlers:

@@ -69,10 +69,11 @@ def write_dataset(
         f"netCDF4 {netCDF4.__version__}",
     }
     attributes |= {f"computed_on_{key}": value for key, value in (environment or {}).items()}
+    # Checksums, so that a damaged file is noticed when it is read; they need chunks, which scalars can't have.
     encoding = {
-        name: {"zlib": True, "complevel": 1, "shuffle": True}
+        name: {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
         for name, variable in dataset.data_vars.items()
-        if variable.dtype.kind in "fiu" and variable.size > 1000
+        if variable.dtype.kind in "fiu" and variable.ndim
     }
     with whole_file(Path(path)) as temporary:
         dataset.assign_attrs(attributes).to_netcdf(temporary, engine="netcdf4", encoding=encoding)
