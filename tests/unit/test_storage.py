@@ -182,13 +182,15 @@ def test_a_changed_byte_is_noticed(tmp_path):
     path = tmp_path / "a.nc"
     write_dataset(path, dataset, title="t", recipe="{}")
     content = bytearray(path.read_bytes())
+    refused = 0
     for place in range(len(content) // 2, len(content), 997):
         damaged = bytearray(content)
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)
         try:
             found = read_dataset(path, recipe={})
-        except ArtifactError as error:
-            assert str(path) in str(error)
+        except ArtifactError:
+            refused += 1
         else:  # the byte was one of the file's unused ones
             np.testing.assert_array_equal(found["a"].values, values)
+    assert refused

@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import xarray as xr
-
 from project import Project, netcdf_files
 
 

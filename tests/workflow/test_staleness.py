@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,17 @@ EDITS = {
 }
 
 
+@contextmanager
+def edited_file(path: Path, added: str, *, old_time: bool = False) -> Iterator[None]:
+    """Text added to a file while the context lasts."""
+    before, time = path.read_bytes(), path.stat().st_mtime
+    path.write_bytes(before + added.encode())
+    if old_time:
+        os.utime(path, (time, time))
+    yield
+    path.write_bytes(before)
+
+
 def without_zeros(counts: dict) -> dict:
     return {rule: number for rule, number in counts.items() if number}
 
@@ -193,22 +206,6 @@ def test_edit_of_a_script(finished):
     path = finished.folder / "workflow" / "scripts" / "measure_cone.py"
     with edited_file(path, "\nADDED_BY_A_TEST = 1\n"):
         assert finished.plan().counts == {"measure_cone": 1, "plot_cone": 1}
-
-
-class edited_file:  # noqa: N801
-    """Text added to a file while the context lasts."""
-
-    def __init__(self, path: Path, added: str, *, old_time: bool = False) -> None:
-        self.path, self.added, self.old_time = path, added, old_time
-
-    def __enter__(self) -> None:
-        self.before, self.time = self.path.read_bytes(), self.path.stat().st_mtime
-        self.path.write_bytes(self.before + self.added.encode())
-        if self.old_time:
-            os.utime(self.path, (self.time, self.time))
-
-    def __exit__(self, *_) -> None:
-        self.path.write_bytes(self.before)
 
 
 def test_edit_of_the_users_network_and_what_it_imports(project):

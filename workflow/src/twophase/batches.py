@@ -61,7 +61,7 @@ class Batches:
     def _order(self, epoch: int) -> Tensor:
         size = len(self._data.train_labels)
         order = random_order(size, spawned_sequence(self._seed, Source.BATCH_ORDER, epoch))
-        return torch.from_numpy(order).to(self._data.train_images.device)
+        return self._sent(order)
 
     def _augmented(self, images: Tensor, step: int) -> Tensor:
         """Cut each image's window out of the padded batch; a mirrored one is read from right to left."""
@@ -90,5 +90,9 @@ class Batches:
         forward = np.arange(width)
         rows = top + np.arange(height)
         columns = left + np.where(mirrored, forward[::-1], forward)
-        device = self._data.train_images.device
-        return torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
+        return self._sent(rows), self._sent(columns)
+
+    def _sent(self, array: np.ndarray) -> Tensor:
+        """The array on the data's device; a GPU fetches it from pinned memory, for which the host doesn't wait."""
+        tensor, device = torch.from_numpy(array), self._data.train_images.device
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -66,7 +66,7 @@ def compare_branch(
             branch.network,
             points=interpolation_points,
             examples=examples,
-            batch_norm_batches=list(statistics_images.split(parent.batch_size)),
+            batch_norm_batches=list(statistics_images.chunk(-(-batch_norm_examples // parent.batch_size))),
         )
         logits = [logits_of(run.network, data.test_images) for run in (parent, branch)]
         at_t1[t1] = {

@@ -53,9 +53,9 @@ class Job:
 def logged_job(smk) -> Iterator[Job]:
     """Run a script's body with its log; end it with one message if the user can mend what went wrong.
 
-    Messages go to the rule's log file and to stderr. A `TwophaseError`, a full disk or exhausted memory, of a GPU too, ends the
-    process with that message alone, its traceback being in the log file. Any other exception, a mistake of ours or of
-    a user's network, ends it with the traceback on stderr as well.
+    Messages go to the rule's log file and to stderr. A `TwophaseError`, a full disk or exhausted memory, of a GPU
+    too, ends the process with that message alone, its traceback being in the log file. Any other exception, a mistake
+    of ours or of a user's network, ends it with the traceback on stderr as well.
 
     Args:
         smk: Snakemake's object, or anything with ``log``, ``params.recipe`` and ``rule``.

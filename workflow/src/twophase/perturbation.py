@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from twophase.errors import ModelError
 from twophase.randomness import Source, numpy_generator
 from twophase.training import TrainingRun, trainable_parameters
 from twophase.trajectories import Branch
@@ -27,12 +28,15 @@ def perturb(run: TrainingRun, branch: Branch) -> None:
 
     Raises:
         ValueError: If the run isn't at t0.
+        ModelError: If the gradient is zero.
     """
     if run.step != branch.t0:
         raise ValueError(f"a branch at step {branch.t0} can't start from step {run.step}")
     direction = _gradient_direction(run, branch) if branch.kind == "gradient" else _gaussian_direction(run, branch)
-    theta = trainable_parameters(run.network)
-    scale = branch.relative_norm * l2_norm(theta) / l2_norm(direction)
+    theta, length = trainable_parameters(run.network), l2_norm(direction)
+    if not length:
+        raise ModelError(f"the {branch.kind} of seed {run.seed} at step {branch.t0} is zero and so gives no direction")
+    scale = branch.relative_norm * l2_norm(theta) / length
     for parameter, along in zip(theta, direction, strict=True):
         parameter.add_((scale * along).to(parameter))
 

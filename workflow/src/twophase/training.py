@@ -70,7 +70,7 @@ class TrainingRun:
             Training loss of each update, float64 on the CPU, shape ``(until - step,)``.
 
         Raises:
-            DivergenceError: At the first update whose loss is infinite or NaN.
+            DivergenceError: At the first update whose loss is infinite or NaN, or if the last one makes parameters so.
         """
         first = self.step
         losses = []
@@ -83,6 +83,7 @@ class TrainingRun:
                 losses.append(self._checked(chunk, stop).double().cpu())
                 if progress:
                     progress(self.step)
+        self._check_parameters()
         return torch.cat(losses) if first < until else torch.empty(0, dtype=torch.float64)
 
     def _update(self) -> Tensor:
@@ -108,6 +109,14 @@ class TrainingRun:
                 f"rate {rate:g}); expected a finite loss. A smaller optimizer.learning_rate or a warm-up may help."
             )
         return losses
+
+    def _check_parameters(self) -> None:
+        """The last update's outcome isn't in any loss yet."""
+        if not all(parameter.isfinite().all() for parameter in trainable_parameters(self.network)):
+            raise DivergenceError(
+                f"parameters became infinite or NaN at step {self.step} (seed {self.seed}); expected finite ones. "
+                "A smaller optimizer.learning_rate or a warm-up may help."
+            )
 
 
 def global_generators_kept(device: torch.device) -> AbstractContextManager[None]:
