@@ -1,5 +1,6 @@
 # make         set up, run the default study, write results/report.html
 # make test    set up, run the linters and the tests
+# make benchmark   the training loop against the bare step, side by side
 # make report  write the report anew from finished results
 # make lock    pin the newest versions of all packages (needs uv)
 # CONFIG=studies/NAME.yaml runs another study; CORES=4 limits the cores; PYTHON=python3.12 chooses the interpreter.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 RUN := $(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 
-.PHONY: run report test lint lock clean
+.PHONY: run report test lint benchmark lock clean
 
 run: $(READY)
 	$(RUN)
@@ -33,6 +34,9 @@ lint: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/python workflow/schemas/generate.py --check
+
+benchmark: $(READY)
+	$(BIN)/python benchmarks/training_loop.py
 
 $(READY): envs/requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or say make PYTHON=..." >&2; exit 1; }
