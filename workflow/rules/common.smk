@@ -41,7 +41,8 @@ def recipe_text(name):
 def recipe(rule_name, study_name):
     """What decides the output of a rule: its settings, its code, and the recipes of its inputs."""
     study = CONFIG.studies[study_name]
-    import_path = study.model.name if ":" in study.model.name else None
+    # A user's network counts where it is trained; from there on it is part of the inputs' recipes.
+    import_path = study.model.name if rule_name == "advance" and ":" in study.model.name else None
     code = code_fingerprint(SCRIPTS / f"{rule_name}.py", import_path=import_path)
     settings, inputs = SETTINGS[rule_name](study)
     return make_recipe(
