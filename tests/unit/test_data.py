@@ -178,8 +178,10 @@ def test_jobs_start_without_heavy_imports(written):
 def test_loading_needs_little_more_memory_than_the_tensors(tmp_path):
     write_images(tmp_path / "images.nc", make_raw(train=400_000), RECIPE)
     code = (
-        "import resource, torch; from twophase.data import load_images\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "import torch; from twophase.data import load_images\n"
+        # Of this program alone: ru_maxrss starts at the peak of the process that started it.
+        "lines = lambda: open('/proc/self/status')\n"
+        "peak = lambda: next(int(line.split()[1]) for line in lines() if line.startswith('VmHWM')) / 1024\n"
         "before = peak()\n"
         f"data = load_images({str(tmp_path / 'images.nc')!r}, device='cpu', dtype=torch.float32)\n"
         "print(peak() - before, data.train_images.nbytes / 2**20)"
@@ -187,7 +189,7 @@ def test_loading_needs_little_more_memory_than_the_tensors(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     growth, size = map(float, done.stdout.split())
     assert size > 90
-    assert growth < 2 * size
+    assert size < growth < 2 * size
 
 
 def test_probe_examples_are_balanced_sorted_and_nested():
