@@ -1,5 +1,5 @@
 """The kernel engine: empirical neural tangent kernels of any PyTorch network."""
 
-from twophase.entk.plain import empirical_ntk
+from twophase.entk.kernel import empirical_ntk, layer_kernels
 
-__all__ = ["empirical_ntk"]
+__all__ = ["empirical_ntk", "layer_kernels"]

@@ -15,7 +15,7 @@ def check_arguments(
     model: nn.Module,
     inputs: Tensor,
     other_inputs: Tensor | None,
-    kernel: str,
+    kernel: str | int,
     memory_budget: int | None,
 ) -> None:
     """Refuse arguments that no kernel can be computed from.
@@ -30,8 +30,8 @@ def check_arguments(
     Raises:
         ValueError: If an argument is empty, unknown, or of another device or number type than the network.
     """
-    if kernel not in ("full", "trace"):
-        raise ValueError(f"kernel must be 'full' or 'trace', got {kernel!r}.")
+    if kernel not in ("full", "trace", "sum") and (isinstance(kernel, bool) or not isinstance(kernel, int)):
+        raise ValueError(f"kernel must be 'full', 'trace', 'sum' or the number of a logit, got {kernel!r}.")
     if memory_budget is not None and memory_budget <= 0:
         raise ValueError(f"memory_budget must be a positive number of bytes, got {memory_budget}.")
     check_model(model)
@@ -179,12 +179,25 @@ def _outputs_and_gradient(network: FunctionalNetwork, inputs: Tensor, offset: in
     with torch.enable_grad():
         outputs = network(leaves, inputs)
         check_outputs(outputs, len(inputs), network.dtype)
-        counted = torch.arange(outputs.numel(), device=inputs.device, dtype=outputs.dtype)
-        weights = torch.cos(1 + offset * outputs.shape[1] + counted).view_as(outputs)
+        weights = fixed_weights(outputs, offset)
         gradients = torch.autograd.grad(
             (weights * outputs).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
     return outputs.detach(), torch.cat([g.flatten() for g in gradients])
+
+
+def fixed_weights(outputs: Tensor, offset: int = 0) -> Tensor:
+    """Weights of the logits, of both signs and like sizes, for a gradient that sees all of them.
+
+    Args:
+        outputs: Logits, shape ``(n, K)``.
+        offset: Number of the first example.
+
+    Returns:
+        Weights, shape ``(n, K)``.
+    """
+    counted = torch.arange(outputs.numel(), device=outputs.device, dtype=outputs.dtype)
+    return torch.cos(1 + offset * outputs.shape[1] + counted).view_as(outputs)
 
 
 def _listed(names) -> str:

@@ -1,10 +1,13 @@
 """A network as a function of its trainable parameters, without touching the module itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from twophase.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -13,27 +16,34 @@ class FunctionalNetwork:
 
     Attributes:
         model: The module; only its code is used.
-        parameters: Trainable parameters by name, detached; tied ones once, under their first name.
-        constants: Frozen parameters, detached, and copies of the buffers, so that a forward pass that writes
-            into a buffer leaves the module as it was.
+        parameters: Trainable parameters by name, copied; tied ones once, under their first name.
+        constants: Copies of the frozen parameters and of the buffers.
+        memory_format: Order in memory that inputs ``(n, C, H, W)`` are given in.
     """
 
     model: nn.Module
     parameters: dict[str, Tensor]
     constants: dict[str, Tensor]
+    memory_format: torch.memory_format = torch.contiguous_format
 
     @classmethod
     def of(cls, model: nn.Module) -> "FunctionalNetwork":
-        """Split a module into code, trainable parameters and constants."""
-        trainable = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
+        """Split a module into code, trainable parameters and constants, all copied: some networks write into theirs."""
+        trainable = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
         buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
         return cls(model, trainable, frozen | buffers)
 
     def __call__(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """Return the outputs, ``(n, K)``, of inputs ``(n, *d)`` at the given parameters."""
+        versions = [p._version for p in parameters.values()]
         # tie_weights, on by default, hands a tied parameter to every module that holds it.
-        return functional_call(self.model, self.constants | parameters, (inputs,))
+        # Inputs are copied, as some networks write into them; so are frozen parameters and buffers, once.
+        outputs = functional_call(self.model, self.constants | parameters, (inputs.clone(),))
+        changed = [name for name, old in zip(parameters, versions, strict=True) if parameters[name]._version != old]
+        if changed:
+            raise ModelError(f"The network's forward pass writes into its parameter {changed[0]}.")
+        return outputs
 
     @property
     def size(self) -> int:
@@ -44,6 +54,29 @@ class FunctionalNetwork:
     def dtype(self) -> torch.dtype:
         """Number type of the parameters."""
         return next(iter(self.parameters.values())).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(iter(self.parameters.values())).device
+
+    def of_only(self, names: Iterable[str]) -> "FunctionalNetwork":
+        """Return the same network with these parameters as the only trainable ones."""
+        chosen = {name: self.parameters[name] for name in names}
+        rest = {name: p for name, p in self.parameters.items() if name not in chosen}
+        return FunctionalNetwork(self.model, chosen, self.constants | rest, self.memory_format)
+
+    def channels_last(self) -> "FunctionalNetwork":
+        """Return the same network, its convolutions' weights stored channels last."""
+        stored = {
+            name: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p
+            for name, p in self.parameters.items()
+        }
+        return FunctionalNetwork(self.model, stored, self.constants, torch.channels_last)
+
+    def ordered(self, inputs: Tensor) -> Tensor:
+        """Return inputs in the network's order in memory."""
+        return inputs.contiguous(memory_format=self.memory_format) if inputs.ndim == 4 else inputs
 
     def leaves(self) -> dict[str, Tensor]:
         """Return the trainable parameters as leaves of a new autograd graph; they share memory with the module's."""

@@ -94,7 +94,7 @@ def measure_footprint(network: FunctionalNetwork, example: Tensor) -> Footprint:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # The outputs hold the graph, and so the addresses apart, until the counting is over.
-        outputs = network(leaves, example.clone())
+        outputs = network(leaves, example)
     gradient = network.size * network.dtype.itemsize
     sizes = [*kept.values(), outputs.numel() * outputs.element_size()]
     return Footprint(gradient, sum(sizes), max(sizes))

@@ -1,6 +1,7 @@
 """The plain engine: exact empirical tangent kernels by contraction of explicit Jacobians.
 
-It asks nothing of the network but that it can be differentiated, and is the reference for faster engines.
+It asks nothing of the network but that it can be differentiated. The engine (`engine`) uses its Jacobians for
+parameters that it has no rule for, and is tested against it.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,11 +24,14 @@ from twophase.entk.checks import (
 from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.memory import Blocks, default_budget, measure_footprint, plan_blocks
 from twophase.entk.precision import exact_float32
+from twophase.entk.uses import operations
 
 STRIP = 512  # rows of a symmetric product computed together: what lies left of them is mirrored
+# Operations whose gradients torch.func mixes up between examples if sizes happen to agree (seen in PyTorch 2.14).
+BATCHED_WRONGLY = {"PreluKernelBackward0"}
 
 
-def empirical_ntk(
+def plain_ntk(
     model: nn.Module,
     inputs: Tensor,
     *,
@@ -80,10 +84,7 @@ def empirical_ntk(
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """No graph, no autocast, no inference mode, no tf32, and the random state put back.
-
-    Attention is taken apart into products that can be batched: its fused forms would be run example by example.
-    """
+    """No graph, no autocast, no inference mode, no tf32, and the random state put back."""
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -91,7 +92,6 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(exact_float32())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
 
 
@@ -109,13 +109,9 @@ class Jacobian:
         self.network = network
         self.classes = classes
         self.piece = piece
-        self._gradients: Callable = self._vectorised
-        try:
-            self._vectorised(example, slice(0, 1))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # an operation that torch.func can't batch, such as a branch on a value
-            self._gradients = self._one_by_one
+        with torch.enable_grad():
+            self._vectorises = BATCHED_WRONGLY.isdisjoint(operations(network(network.leaves(), example)))
+        self._differentiate(example, slice(0, 1))
 
     def __call__(self, inputs: Tensor, classes: slice) -> Tensor:
         """Return the gradients of the logits in ``classes`` at inputs ``(n, *d)``, shape ``(n, classes, P)``."""
@@ -124,7 +120,7 @@ class Jacobian:
         result = torch.empty(shape, dtype=network.dtype, device=inputs.device)
         for start in range(0, len(inputs), self.piece):
             piece = inputs[start : start + self.piece]
-            gradients, outputs = self._gradients(piece, classes)
+            gradients, outputs = self._differentiate(piece, classes)
             check_outputs(outputs, len(piece), network.dtype, self.classes)
             offset = 0
             for name, parameter in network.parameters.items():
@@ -135,6 +131,17 @@ class Jacobian:
                 offset = columns.stop
         return result
 
+    def _differentiate(self, inputs: Tensor, classes: slice) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients ``(n, classes, *p)`` by name, and outputs ``(n, K)``, all at once if that can be done."""
+        if self._vectorises:
+            try:
+                return self._vectorised(inputs, classes)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # an operation that torch.func can't batch, such as a branch on a value
+                self._vectorises = False
+        return self._one_by_one(inputs, classes)
+
     def _vectorised(self, inputs: Tensor, classes: slice) -> tuple[dict[str, Tensor], Tensor]:
         """All examples and logits at once: gradients ``(n, classes, *p)`` by name, and outputs ``(n, K)``."""
 
@@ -143,7 +150,9 @@ class Jacobian:
             return outputs[classes], outputs
 
         differentiate = vmap(jacrev(outputs_of_one, has_aux=True), in_dims=(None, 0))
-        return differentiate(self.network.parameters, inputs)
+        # Attention as products, which can be batched: its fused forms would be run example by example.
+        with sdpa_kernel(SDPBackend.MATH):
+            return differentiate(self.network.parameters, inputs)
 
     def _one_by_one(self, inputs: Tensor, classes: slice) -> tuple[dict[str, Tensor], Tensor]:
         """The same by ordinary backward passes, one example and one logit at a time."""

@@ -40,3 +40,23 @@ def exact_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(legacy)
         for operation, precision in zip(operations, found, strict=True):
             operation.fp32_precision = precision
+
+
+@contextmanager
+def tf32_products(allowed: bool) -> Iterator[None]:
+    """Let matrix products on a GPU round to tf32, inside of `exact_float32`, if allowed.
+
+    Args:
+        allowed: Whether they may.
+
+    Yields:
+        Nothing.
+    """
+    matmul = torch.backends.cuda.matmul
+    found = matmul.fp32_precision
+    try:
+        if allowed:
+            matmul.fp32_precision = "tf32"
+        yield
+    finally:
+        matmul.fp32_precision = found

@@ -1,0 +1,234 @@
+"""The kernel engine: exact empirical tangent kernels of any PyTorch network, within the memory that it is given.
+
+Backward passes go to the outputs of layers, never to weights; each layer's part of the kernel is then contracted in
+the form that is cheapest for its shape (`terms`, `costs`). Parameters taken by an operation that has no rule are
+differentiated by the plain engine.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
+
+from twophase.entk.checks import check_arguments, count_classes
+from twophase.entk.clock import Clock
+from twophase.entk.functional import FunctionalNetwork
+from twophase.entk.inspection import KnownUse, inspect
+from twophase.entk.memory import Footprint, default_budget, measure_footprint
+from twophase.entk.plan import Blocks, Plan, Sizes, cut, make_plan, owner
+from twophase.entk.precision import exact_float32, tf32_products
+from twophase.entk.rates import Rates
+from twophase.entk.readout import Readout
+from twophase.entk.results import Result
+from twophase.entk.rows import GraphChanged
+from twophase.entk.terms import Held
+
+
+@dataclass
+class Options:
+    """How a kernel is computed, which changes nothing but time, memory and rounding.
+
+    Attributes:
+        memory_budget: Bytes; a share of what is free if None.
+        tf32: Whether products on a GPU may round to tf32.
+        rates: The machine's rates; measured, or read from the cache, if None.
+        progress: Takes the number of pairs of examples that are done.
+        clock: Counts time.
+    """
+
+    memory_budget: int | None = None
+    tf32: bool = False
+    rates: Rates | None = None
+    progress: Callable[[int], None] | None = None
+    clock: Clock = field(default_factory=Clock)
+
+
+def compute(
+    model: nn.Module,
+    inputs: Tensor,
+    other_inputs: Tensor | None,
+    kernel: str | int,
+    make_result: Callable[[str, tuple[int, int, int]], Result],
+    options: Options,
+    *,
+    by_layer: bool = False,
+) -> tuple[dict[str, Result], Plan]:
+    """Compute a kernel, or that of every layer.
+
+    Args:
+        model: The network.
+        inputs: Inputs of the rows, shape ``(n, *d)``.
+        other_inputs: Inputs of the columns, or None for those of the rows.
+        kernel: "full", "trace", "sum" or the number of a logit.
+        make_result: Makes room for the kernel of a layer, from the layer's name and ``(n, q, m)``.
+        options: How.
+        by_layer: Whether there is one result for each layer, by its name; else one under "".
+
+    Returns:
+        The results, finished, and the plan that they were computed by.
+    """
+    check_arguments(model, inputs, other_inputs, kernel, options.memory_budget)
+    with _undisturbed(inputs.device):
+        inputs = inputs.detach().clone() if inputs.is_inference() else inputs.detach()
+        columns = None if other_inputs is None else other_inputs.detach().clone()
+        network = FunctionalNetwork.of(model)
+        cotangents = _cotangents(kernel, count_classes(network, inputs[:1]), network)
+        sizes = Sizes(len(inputs), None if columns is None else len(columns))
+        network, known = _inspected(network, inputs)
+        footprint = measure_footprint(network, inputs[:1])
+        try:
+            work = _Work(network, known, cotangents, kernel == "trace", sizes, footprint, options, by_layer)
+            return work.run(inputs, columns, make_result), work.plan
+        except GraphChanged:
+            known = dict.fromkeys(known)
+            work = _Work(network, known, cotangents, kernel == "trace", sizes, footprint, options, by_layer)
+            return work.run(inputs, columns, make_result), work.plan
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """No graph, no autocast, no inference mode, no tf32, the random state put back, no more threads than PyTorch's."""
+    devices = [device] if device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(exact_float32())
+        stack.enter_context(threadpool_limits(torch.get_num_threads(), user_api="blas"))
+        yield
+
+
+def _cotangents(kernel: str | int, classes: int, network: FunctionalNetwork) -> Tensor:
+    """Combinations of logits to differentiate, ``(q, K)``."""
+    identity = torch.eye(classes, dtype=network.dtype, device=network.device)
+    if kernel == "sum":
+        return identity.sum(0, keepdim=True)
+    if isinstance(kernel, int):
+        if not 0 <= kernel < classes:
+            raise ValueError(f"kernel is the number of a logit, {kernel}; the network has logits 0 to {classes - 1}.")
+        return identity[kernel : kernel + 1]
+    return identity
+
+
+def _inspected(
+    network: FunctionalNetwork, inputs: Tensor
+) -> tuple[FunctionalNetwork, dict[str, list[KnownUse] | None]]:
+    """The network, its images channels last where that is faster and it can take them so, and its uses."""
+    images = inputs.ndim == 4 and network.dtype == torch.float32 and inputs.device.type == "cpu"
+    if images and any(p.ndim == 4 for p in network.parameters.values()):
+        try:
+            turned = network.channels_last()
+            return turned, inspect(turned, inputs)
+        except RuntimeError:  # a view that needs the usual order
+            pass
+    return network, inspect(network, inputs)
+
+
+class _Work:
+    """One computation: a plan, its blocks, and the loop over them."""
+
+    def __init__(
+        self,
+        network: FunctionalNetwork,
+        known: dict[str, list[KnownUse] | None],
+        cotangents: Tensor,
+        trace: bool,
+        sizes: Sizes,
+        footprint: Footprint,
+        options: Options,
+        by_layer: bool,
+    ):
+        self.network, self.cotangents, self.trace = network, cotangents, trace
+        self.sizes, self.footprint, self.options, self.by_layer = sizes, footprint, options, by_layer
+        rates = options.rates or Rates.of_machine(network.device, network.dtype)
+        self.plan = make_plan(
+            network, known, logits=len(cotangents), trace=trace, sizes=sizes, by_layer=by_layer, rates=rates
+        )
+        self.done = 0
+
+    def run(
+        self, inputs: Tensor, columns: Tensor | None, make_result: Callable[[str, tuple[int, int, int]], Result]
+    ) -> dict[str, Result]:
+        """Compute all blocks; blocks that a GPU has no memory for are computed as smaller ones."""
+        q = 1 if self.trace else len(self.cotangents)
+        m = self.sizes.n if columns is None else len(columns)
+        names = {owner(name) for name in self.network.parameters} if self.by_layer else {""}
+        results = {name: make_result(name, (self.sizes.n, q, m)) for name in sorted(names)}
+        self.result_bytes = sum(result.bytes for result in results.values())
+        budget = self.options.memory_budget or default_budget(inputs.device)
+        blocks, start = self._cut(budget), 0
+        while start < self.sizes.n:
+            rows = slice(start, min(start + blocks.held, self.sizes.n))
+            try:
+                self._rows(rows, inputs, columns, blocks, results)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                budget //= 2
+                if blocks == (blocks := self._cut(budget)) == Blocks(1, 1, 1):
+                    raise
+                continue
+            start = rows.stop
+        for result in results.values():
+            result.finish()
+        return results
+
+    def _cut(self, budget: int) -> Blocks:
+        return cut(self.plan, self.network, self.footprint, self.sizes, self.result_bytes, budget)
+
+    def _rows(
+        self, rows: slice, inputs: Tensor, columns: Tensor | None, blocks: Blocks, results: dict[str, Result]
+    ) -> None:
+        """All blocks of some rows; without ``columns`` those on the diagonal and above."""
+        readout = self._readout(inputs[:1], blocks.piece)
+        left = readout(inputs[rows])
+        start = 0
+        if columns is None:
+            self._contract(left, None, rows, rows, results)
+            columns, start = inputs, rows.stop
+        for first in range(start, len(columns), blocks.beside):
+            others = slice(first, min(first + blocks.beside, len(columns)))
+            self._contract(left, readout(columns[others]), rows, others, results)
+
+    def _contract(
+        self, left: list[Held], right: list[Held] | None, rows: slice, others: slice, results: dict[str, Result]
+    ) -> None:
+        targets = {name: result.block(rows, others) for name, result in results.items()}
+        clock = self.options.clock
+        with tf32_products(self.options.tf32):
+            for index, layer in enumerate(self.plan.layers):
+                target = targets[layer.name if self.by_layer else ""]
+                with clock((layer.parameters[0], "contracted"), target):
+                    layer.term.add(target, left[index], None if right is None else right[index])
+        for name, result in results.items():
+            result.store(rows, others, targets[name])
+        n, m = rows.stop - rows.start, others.stop - others.start
+        self.done += n * m if right is not None else n * (n + 1) // 2
+        if self.options.progress is not None:
+            self.options.progress(self.done)
+
+    def _readout(self, example: Tensor, piece: int) -> Readout:
+        plan = self.plan
+        fallback = self._fallback(example, piece) if plan.unknown else None
+        return Readout(
+            self.network, self.cotangents, plan.known, plan.layers, piece, fallback, plan.unknown, self.options.clock
+        )
+
+    def _fallback(self, example: Tensor, piece: int) -> Callable[[Tensor], Tensor]:
+        """The plain engine's Jacobian of the parameters without rules, ``(n, q, P)``."""
+        from twophase.entk.plain import Jacobian  # imports PyTorch's compiler, which takes a second
+
+        classes = self.cotangents.shape[1]
+        jacobian = Jacobian(self.network.of_only(self.plan.unknown), classes, piece, example)
+        return partial(_combined, jacobian, self.cotangents)
+
+
+def _combined(jacobian: Callable[[Tensor, slice], Tensor], cotangents: Tensor, inputs: Tensor) -> Tensor:
+    """Gradients of combinations of logits, ``(n, q, P)``."""
+    q, classes = cotangents.shape
+    whole = jacobian(inputs, slice(0, classes))
+    return whole if q == classes else torch.einsum("qk,nkp->nqp", cotangents, whole)

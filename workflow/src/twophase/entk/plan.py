@@ -1,0 +1,212 @@
+"""How a kernel is computed: the terms, their forms, and the blocks that keep it within its memory."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from twophase.entk.costs import Cost, cheapest, term_of
+from twophase.entk.functional import FunctionalNetwork
+from twophase.entk.inspection import KnownUse
+from twophase.entk.memory import Footprint
+from twophase.entk.operations import BIAS_SLOTS
+from twophase.entk.rates import Rates
+from twophase.entk.readout import Layer
+from twophase.entk.terms import ExplicitTerm, Shape
+
+PIECE = 32  # examples passed together: enough for the convolutions to run at their best
+BACKWARD_FACTOR = 6  # bytes alive in a backward pass, over those of the largest activation
+JACOBIAN_COPIES = 4  # of the parameters without rules, while they are differentiated
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Number of rows n and columns m of a kernel, in examples; m is None for the square kernel of one set."""
+
+    n: int
+    m: int | None
+
+    @property
+    def examples(self) -> int:
+        """Number of examples that are differentiated."""
+        return self.n + (self.m or 0)
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of examples whose products are computed."""
+        return self.n * self.m if self.m is not None else self.n * (self.n + 1) // 2
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the examples are cut.
+
+    Attributes:
+        held: Examples that make the rows of a block.
+        beside: Examples that make the columns of a block that isn't on the diagonal.
+        piece: Examples passed through the network together.
+    """
+
+    held: int
+    beside: int
+    piece: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Terms of a kernel and what they cost.
+
+    Attributes:
+        layers: The terms.
+        costs: Cost of each weight's term by the weight's name.
+        known: Uses of the parameters that have rules, none for those that aren't used.
+        unknown: Parameters without, and their sizes.
+        logits: Number q of logits, or combinations of them, that are differentiated.
+        trace: Whether logits are summed over.
+    """
+
+    layers: list[Layer]
+    costs: dict[str, Cost]
+    known: dict[str, list[KnownUse]]
+    unknown: dict[str, int]
+    logits: int
+    trace: bool
+
+    def held_bytes(self, itemsize: int) -> int:
+        """Bytes kept of one example."""
+        explicit = sum(layer.term.width for layer in self.layers if isinstance(layer.term, ExplicitTerm))
+        return sum(cost.held for cost in self.costs.values()) + explicit * self.logits * itemsize
+
+    def block_bytes(self, itemsize: int) -> int:
+        """Bytes of a pair of examples in a block of the kernel that is computed apart."""
+        return (1 if self.trace else self.logits**2) * itemsize
+
+    def piece_bytes(self, network: FunctionalNetwork, footprint: Footprint) -> int:
+        """Bytes needed to differentiate one example, what is kept of it not counted."""
+        itemsize = network.dtype.itemsize
+        gradients = sum(
+            use.channels * use.features.positions for uses in self.known.values() for use in uses if use.features
+        )
+        staged = sum(cost.staged for cost in self.costs.values())
+        unknown = sum(self.unknown.values()) * itemsize * JACOBIAN_COPIES * self.logits
+        passes = 2 * footprint.activations + BACKWARD_FACTOR * footprint.largest * (self.logits if self.unknown else 1)
+        return passes + 2 * gradients * itemsize + staged + unknown
+
+
+def owner(parameter: str) -> str:
+    """Name of the module that owns a parameter, "" for the network itself."""
+    return parameter.rpartition(".")[0]
+
+
+def make_plan(
+    network: FunctionalNetwork,
+    known: dict[str, list[KnownUse] | None],
+    *,
+    logits: int,
+    trace: bool,
+    sizes: Sizes,
+    by_layer: bool,
+    rates: Rates,
+) -> Plan:
+    """Assign every parameter to a term, and every term to its cheapest form.
+
+    Args:
+        network: The network.
+        known: Uses of each parameter, None where there is no rule.
+        logits: Number q of logits, or combinations of them, that are differentiated.
+        trace: Whether logits are summed over.
+        sizes: Size of the kernel.
+        by_layer: Whether terms of several layers have to stay apart.
+        rates: The machine's rates.
+
+    Returns:
+        The plan.
+    """
+
+    layers, costs, explicit = [], {}, {}
+    taken: set[str] = set()
+    for name, uses in known.items():
+        if not uses or len(uses) > 1 or uses[0].features is None:
+            continue
+        shape = Shape(logits, uses[0].channels, uses[0].features, trace, network.dtype, network.device)
+        cost = cheapest(shape, rates, sizes.examples, sizes.pairs)
+        bias = None if cost.form == "jacobian" else _bias_beside(name, uses[0], known)
+        if bias is not None and by_layer and owner(bias) != owner(name):
+            bias = None
+        costs[name] = cost
+        covered = (name,) if bias is None else (name, bias)
+        layers.append(Layer(owner(name), term_of(cost, shape, bias=bias is not None), covered))
+        taken.update(covered)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=network.dtype, device=network.device)
+
+    for name, uses in known.items():
+        if name not in taken and uses != []:
+            explicit.setdefault(owner(name) if by_layer else "", []).append(name)
+    for layer, names in explicit.items():
+        columns, at = {}, 0
+        for name in names:
+            columns[name] = slice(at, at + network.parameters[name].numel())
+            at = columns[name].stop
+        layers.append(Layer(layer, ExplicitTerm(columns, logits, trace, empty), tuple(names)))
+    unknown = {name: network.parameters[name].numel() for name, uses in known.items() if uses is None}
+    return Plan(layers, costs, {name: uses for name, uses in known.items() if uses is not None}, unknown, logits, trace)
+
+
+def _bias_beside(weight: str, use: KnownUse, known: dict[str, list[KnownUse] | None]) -> str | None:
+    """The bias that the same operation adds, if nothing else takes it."""
+    slot = BIAS_SLOTS.get(use.signature[0])
+    for name, uses in known.items():
+        if name != weight and uses and len(uses) == 1:
+            same_node = uses[0].operation == use.operation
+            if same_node and uses[0].signature == (use.signature[0], slot, False):
+                return name
+    return None
+
+
+def cut(
+    plan: Plan, network: FunctionalNetwork, footprint: Footprint, sizes: Sizes, result_bytes: int, budget: int
+) -> Blocks:
+    """Choose the largest blocks that stay within the budget.
+
+    Args:
+        plan: The terms.
+        network: The network.
+        footprint: What one example costs.
+        sizes: Size of the kernel.
+        result_bytes: Memory of the result.
+        budget: Bytes for everything.
+
+    Returns:
+        The blocks.
+
+    Raises:
+        ValueError: If the budget is too small for blocks of one example.
+    """
+    held, once = plan.held_bytes(network.dtype.itemsize), plan.piece_bytes(network, footprint)
+    columns = sizes.n if sizes.m is None else sizes.m
+    fixed = result_bytes + 2 * network.size * network.dtype.itemsize
+
+    def needed(rows: int, beside: int, piece: int) -> int:
+        across = max(rows, beside)
+        between = max((layer.term.between_bytes(rows, across) for layer in plan.layers), default=0)
+        block = rows * across * plan.block_bytes(network.dtype.itemsize)
+        return fixed + (rows + beside) * held + piece * once + between + block
+
+    if needed(1, 1, 1) > budget:
+        raise ValueError(
+            f"memory_budget is {budget:,} bytes; this kernel needs at least {needed(1, 1, 1):,}, of which "
+            f"{result_bytes:,} for the kernel itself and {held + once:,} for one example."
+        )
+    whole = sizes.n if sizes.m is None else max(sizes.n, sizes.m)
+    piece = max(1, min(PIECE, whole, (budget - fixed) // (4 * once)))
+    if sizes.m is None and needed(sizes.n, 0, piece) <= budget:
+        return Blocks(sizes.n, 1, piece)
+    beside = max(1, min(columns, 2 * PIECE, (budget - fixed) // (8 * held + 1)))
+    rows = sizes.n
+    while rows > 1 and needed(rows, beside, piece) > budget:
+        rows -= max(1, rows // 32)
+    while needed(rows, beside, piece) > budget:
+        piece, beside = max(1, piece // 2), max(1, beside // 2)
+    return Blocks(rows, beside, piece)

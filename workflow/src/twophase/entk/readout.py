@@ -1,0 +1,246 @@
+"""Forward and backward passes over a block of examples, read out at the uses of the parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from twophase.entk.checks import check_outputs, fixed_weights
+from twophase.entk.clock import Clock
+from twophase.entk.features import Features
+from twophase.entk.functional import FunctionalNetwork
+from twophase.entk.inspection import KnownUse
+from twophase.entk.operations import OuterProduct, operation_of
+from twophase.entk.rows import GraphChanged
+from twophase.entk.terms import ExplicitTerm, Held, Term, add_jacobian
+from twophase.entk.uses import Use, find_uses
+
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+@dataclass
+class Layer:
+    """A term, the layer it belongs to, and the parameters that it covers.
+
+    Attributes:
+        name: Name of the module that owns the parameters.
+        term: The term.
+        parameters: Names of the parameters; the weight first, if there is one.
+    """
+
+    name: str
+    term: Term | ExplicitTerm
+    parameters: tuple[str, ...]
+
+
+@dataclass
+class Readout:
+    """Fills the terms of a kernel with what a block of examples gives them.
+
+    Attributes:
+        network: The network.
+        cotangents: Combinations of logits that are differentiated, shape ``(q, K)``.
+        known: Uses of the parameters that have rules, none for those that aren't used.
+        layers: The terms.
+        piece: Examples passed together.
+        fallback: Jacobian ``(n, q, P)`` of all parameters without rules, in the order of ``unknown``; None if there
+            are none.
+        unknown: These parameters and their sizes.
+        clock: Counts time.
+    """
+
+    network: FunctionalNetwork
+    cotangents: Tensor
+    known: dict[str, list[KnownUse]]
+    layers: list[Layer]
+    piece: int
+    fallback: Callable[[Tensor], Tensor] | None
+    unknown: dict[str, int]
+    clock: Clock
+    _explicit: list[tuple[str, int, slice]] = field(init=False)
+
+    def __post_init__(self):
+        """Find which parameters are held in explicit form, and where."""
+        self._explicit = [
+            (name, index, columns)
+            for index, layer in enumerate(self.layers)
+            if isinstance(layer.term, ExplicitTerm)
+            for name, columns in layer.term.columns.items()
+        ]
+
+    def __call__(self, inputs: Tensor) -> list[Held]:
+        """Represent inputs ``(n, *d)`` in every term.
+
+        Args:
+            inputs: The block of examples.
+
+        Returns:
+            What each term keeps of them, in the order of ``layers``.
+
+        Raises:
+            GraphChanged: If the network takes another way than it did when it was inspected.
+        """
+        held = [layer.term.hold(len(inputs)) for layer in self.layers]
+        for start in range(0, len(inputs), self.piece):
+            rows = slice(start, min(start + self.piece, len(inputs)))
+            if self.known:
+                self._read(inputs[rows], rows, held)
+            if self.fallback is not None:
+                with self.clock("without a rule"):
+                    self._read_unknown(inputs[rows], rows, held)
+        return held
+
+    def _read(self, inputs: Tensor, rows: slice, held: list[Held]) -> None:
+        examples, leaves = len(inputs), self.network.leaves()
+        with self.clock("forward passes", inputs), torch.enable_grad():
+            outputs = self.network(leaves, self.network.ordered(inputs))
+        check_outputs(outputs, examples, self.network.dtype, self.cotangents.shape[1])
+        uses = find_uses(outputs, leaves)
+        self._check_unchanged(uses)
+        nodes = {use.node: use.edge for name in self.known for use in uses[name]}
+        if not nodes:
+            return
+        self._check_rows(outputs, uses, nodes)
+        with self.clock("reading", inputs):
+            readers = self._readers(uses, held, rows)
+        self._read_gradients(outputs, nodes, readers)
+        del outputs, uses, nodes, leaves  # activations that no reader holds
+        for reader in readers:
+            with self.clock(("prepared", reader.parameter), inputs):
+                reader.finish()
+
+    def _readers(
+        self, uses: dict[str, list[Use]], held: list[Held], rows: slice
+    ) -> "list[_WeightReader | _ExplicitReader]":
+        weights = [
+            _WeightReader(uses[layer.parameters[0]][0], self.known[layer.parameters[0]][0], layer.term, block, rows)
+            for layer, block in zip(self.layers, held, strict=True)
+            if not isinstance(layer.term, ExplicitTerm)
+        ]
+        explicit = [
+            _ExplicitReader(use, known, held[index].gradients[rows, :, columns], self.network.parameters[name].shape)
+            for name, index, columns in self._explicit
+            if name in self.known
+            for use, known in zip(uses[name], self.known[name], strict=True)
+        ]
+        return weights + explicit
+
+    def _read_gradients(
+        self,
+        outputs: Tensor,
+        nodes: dict[Node, GradientEdge],
+        readers: "list[_WeightReader | _ExplicitReader]",
+    ) -> None:
+        """One backward pass a logit, to the outputs of the operations that take parameters."""
+        for logit, cotangent in enumerate(self.cotangents):
+            with self.clock("backward passes", outputs):
+                found = torch.autograd.grad(
+                    outputs,
+                    list(nodes.values()),
+                    cotangent.expand(len(outputs), -1).contiguous(),
+                    retain_graph=logit + 1 < len(self.cotangents),
+                    allow_unused=True,
+                )
+            gradients = dict(zip(nodes, found, strict=True))
+            with self.clock("reading", outputs):
+                for reader in readers:
+                    reader.collect(logit, gradients[reader.node])
+
+    def _check_unchanged(self, uses: dict[str, list[Use]]) -> None:
+        for name, known in self.known.items():
+            if [use.signature for use in uses[name]] != [use.signature for use in known]:
+                raise GraphChanged(name)
+
+    def _check_rows(self, outputs: Tensor, uses: dict[str, list[Use]], nodes: dict[Node, GradientEdge]) -> None:
+        """Refuse rows that are not where they were: gradients of half of the examples are zero in the others' rows."""
+        half = torch.frac((1 + torch.arange(len(outputs), device=outputs.device)) * GOLDEN_RATIO) < 0.5
+        cotangent = fixed_weights(outputs.detach()) * half[:, None]
+        with self.clock("backward passes", outputs):
+            found = torch.autograd.grad(outputs, list(nodes.values()), cotangent, retain_graph=True, allow_unused=True)
+        gradients = dict(zip(nodes, found, strict=True))
+        with self.clock("reading", outputs):
+            for name, known in self.known.items():
+                for use, rows in zip(uses[name], (use.rows for use in known), strict=True):
+                    gradient = gradients.pop(use.node, None)
+                    if gradient is not None and rows.split(gradient, len(half))[~half].any():
+                        raise GraphChanged(name)
+
+    def _read_unknown(self, inputs: Tensor, rows: slice, held: list[Held]) -> None:
+        jacobian = self.fallback(inputs)
+        offsets, at = {}, 0
+        for name, size in self.unknown.items():
+            offsets[name], at = slice(at, at + size), at + size
+        for name, index, columns in self._explicit:
+            if name in offsets:
+                held[index].gradients[rows, :, columns] = jacobian[:, :, offsets[name]]
+
+
+class _WeightReader:
+    """Reads features and gradients of one outer product in one piece, for its term."""
+
+    def __init__(self, use: Use, known: KnownUse, term: Term, held: Held, rows: slice):
+        self.parameter, self.node = use.parameter, use.node
+        self.term, self.held, self.rows = term, held, rows
+        self.features, self.rule, self.values = _outer_product(use, known, rows.stop - rows.start)
+        self.known = known
+
+    def collect(self, logit: int, gradient: Tensor | None) -> None:
+        """Take the gradient of one logit."""
+        examples = self.rows.stop - self.rows.start
+        if gradient is None:
+            parted = self.term.shape.empty(examples, self.features.positions, self.known.channels).zero_()
+        else:
+            parted = self.rule.gradient(gradient, self.known.rows, examples)
+        self.term.collect(self.held, self.rows, logit, parted)
+
+    def finish(self) -> None:
+        """Take the features, after all logits."""
+        self.term.finish(self.held, self.rows, self.values)
+
+
+class _ExplicitReader:
+    """Adds what one use gives to a parameter's Jacobian, ``(n, q, p)``."""
+
+    def __init__(self, use: Use, known: KnownUse, target: Tensor, shape: torch.Size):
+        self.parameter, self.node = use.parameter, use.node
+        self.known, self.target, self.shape = known, target, shape
+        self.staged: Tensor | None = None
+        self.rule = operation_of(use)
+        if isinstance(self.rule, OuterProduct):
+            self.features, self.rule, self.values = _outer_product(use, known, len(target))
+            self.staged = target.new_zeros(len(target), self.features.positions, target.shape[1], known.channels)
+        else:
+            self.factor, self.scale = self.rule.factor(use.node), self.rule.scale(use.node)
+
+    def collect(self, logit: int, gradient: Tensor | None) -> None:
+        """Take the gradient of one logit."""
+        if gradient is None:
+            return
+        examples, rows = len(self.target), self.known.rows
+        if self.staged is not None:
+            self.staged[:, :, logit] = self.rule.gradient(gradient, rows, examples)
+        else:
+            value = self.rule.jacobian(gradient, self.factor, self.scale, rows, examples, self.shape)
+            self.target[:, logit] += value
+
+    def finish(self) -> None:
+        """Form an outer product's Jacobian in the parameter's own order."""
+        if self.staged is None:
+            return
+        dense = self.features.dense(self.values).to(self.staged.dtype)
+        product = self.staged.new_empty(*self.target.shape[:2], self.known.channels * self.features.width)
+        add_jacobian(product, self.staged, dense)
+        product = product.unflatten(2, (self.known.channels, -1))
+        self.target += self.rule.in_parameter_order(product, self.features, self.shape)
+
+
+def _outer_product(use: Use, known: KnownUse, examples: int) -> tuple[Features, OuterProduct, Tensor]:
+    """Features of a use, which must be those that it had when it was inspected, its rule, and the features' values."""
+    rule = operation_of(use)
+    features, values = rule.features(use.node, known.rows, examples)
+    if features != known.features:
+        raise GraphChanged(use.parameter)
+    return features, rule, values

@@ -1,0 +1,316 @@
+"""The kernel as a sum of terms, each of a few parameters, held and contracted in the form that suits it.
+
+With gradients ``g[i, k, s, c]`` of logit k of example i with respect to an operation's output, and its features
+``x[i, s, d]``, a weight's term of the kernel is
+
+    H[i, k, j, l] = sum_{s, t} (sum_c g[i, k, s, c] g[j, l, t, c]) (sum_d x[i, s, d] x[j, t, d]).
+
+The order of the sums is free (Novak 2022, arXiv 2206.08720, sections 3.2 and 3.3): the *Jacobian* form sums over
+positions first, the *structured* form over channels and features, and the *mixed* form multiplies gradients by the
+Gram matrix of features, and the result by gradients. For the class trace the last two are the same work.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from twophase.entk.features import Features
+from twophase.entk.products import add_product
+
+TILE_BYTES = 8 << 20  # of an intermediate result; a few fit into the last-level cache
+MIXED_TILE_BYTES = 5 << 19  # of gradients times Gram matrices, which are read again at once
+
+
+@dataclass
+class Held:
+    """What a term keeps of a block of examples.
+
+    Attributes:
+        gradients: In the term's own layout.
+        features: Stored features, ``(n, *stored)``; None in the Jacobian form.
+    """
+
+    gradients: Tensor
+    features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a weight's term.
+
+    Attributes:
+        logits: Number q of logits that are differentiated.
+        channels: Number C of channels of the operation's output.
+        features: The features.
+        trace: Whether logits are summed over.
+        dtype: Number type.
+        device: Where it is computed.
+    """
+
+    logits: int
+    channels: int
+    features: Features
+    trace: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    def empty(self, *shape: int) -> Tensor:
+        """Room for numbers."""
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+
+class Term(Protocol):
+    """A term of the kernel, in one form."""
+
+    def hold(self, examples: int) -> Held:
+        """Room for what is kept of so many examples."""
+
+    def collect(self, held: Held, rows: slice, logit: int, gradient: Tensor) -> None:
+        """Take the gradients of one logit, ``(n, S, C)``, of the examples ``rows``."""
+
+    def finish(self, held: Held, rows: slice, features: Tensor) -> None:
+        """Take these examples' features, after all logits."""
+
+    def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        """Add to the kernel of two blocks, ``(n q, m q)`` or ``(n, m)``; with no right one the upper triangle."""
+
+    def between_bytes(self, n: int, m: int) -> int:
+        """Memory of intermediate results of `add`, for blocks of n and m examples."""
+
+
+@dataclass
+class JacobianTerm:
+    """Held as Jacobians: ``J[i, k, c, d] = sum_s g[i, k, s, c] x[i, s, d]``, contracted by one matrix product."""
+
+    shape: Shape
+    staged: Tensor | None = field(default=None, repr=False)
+
+    def hold(self, examples: int) -> Held:
+        """Room for Jacobians ``(n, q, C D)``."""
+        shape = self.shape
+        return Held(shape.empty(examples, shape.logits, shape.channels * shape.features.width))
+
+    def collect(self, held: Held, rows: slice, logit: int, gradient: Tensor) -> None:
+        """Stage gradients until those of all logits are there, always in the same memory: new pages are slow."""
+        n, positions, channels = gradient.shape
+        if self.staged is None or len(self.staged) < n:
+            self.staged = self.shape.empty(n, positions, self.shape.logits, channels)
+        self.staged[:n, :, logit] = gradient
+
+    def finish(self, held: Held, rows: slice, features: Tensor) -> None:
+        """Turn staged gradients into Jacobians."""
+        gradients = self.staged[: rows.stop - rows.start]
+        add_jacobian(held.gradients[rows], gradients, self.shape.features.dense(features).to(gradients.dtype))
+
+    def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        """Add the product of Jacobians."""
+        add_product(kernel, *(None if side is None else side.gradients.flatten(1) if self.shape.trace
+                              else side.gradients.flatten(0, 1) for side in (left, right)))
+
+    def between_bytes(self, n: int, m: int) -> int:
+        """Memory of intermediate results of `add`: none."""
+        return 0
+
+
+def add_jacobian(result: Tensor, gradients: Tensor, dense: Tensor) -> None:
+    """Write ``sum_s g[i, s, k, c] x[i, s, d]`` to ``result``, ``(n, q, C D)``, from dense features ``(n, S, [G,] D)``."""
+    n, positions, logits, channels = gradients.shape
+    if dense.ndim == 3:
+        out = result.view(n, logits * channels, -1)
+        torch.bmm(gradients.view(n, positions, -1).transpose(1, 2), dense, out=out)
+        return
+    groups = dense.shape[2]
+    parted = gradients.view(n, positions, logits, groups, channels // groups).permute(0, 3, 2, 4, 1)
+    product = parted.reshape(n, groups, -1, positions) @ dense.transpose(1, 2)  # (n, G, q C / G, D)
+    product = product.view(n, groups, logits, channels // groups, -1).transpose(1, 2)
+    result.copy_(product.reshape(n, logits, -1))
+
+
+@dataclass
+class StructuredTerm:
+    """Held as gradients and features; contracted pair of positions by pair of positions, or all at once for a trace.
+
+    ``bias`` adds the term of a bias of the same operation: features that are 1 at every position.
+    """
+
+    shape: Shape
+    bias: bool = False
+
+    def hold(self, examples: int) -> Held:
+        """Room for gradients, ``(S, n, q, C)``, or ``(n, S, q, C)`` for a trace; features come with the first piece."""
+        shape, positions = self.shape, self.shape.features.positions
+        sizes = (examples, positions) if shape.trace else (positions, examples)
+        return Held(shape.empty(*sizes, shape.logits, shape.channels))
+
+    def collect(self, held: Held, rows: slice, logit: int, gradient: Tensor) -> None:
+        """Store gradients."""
+        if self.shape.trace:
+            held.gradients[rows, :, logit] = gradient
+        else:
+            held.gradients[:, rows, logit] = gradient.transpose(0, 1)
+
+    def finish(self, held: Held, rows: slice, features: Tensor) -> None:
+        """Store features."""
+        store_features(held, rows, features, examples=held.gradients.shape[0 if self.shape.trace else 1])
+
+    def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        """Add products of gradients, weighted by products of features."""
+        (self._add_trace if self.shape.trace else self._add_full)(kernel, left, right)
+
+    def between_bytes(self, n: int, m: int) -> int:
+        """Memory of intermediate results of `add`: a tile of products, one of Gram matrices, and what is made of it."""
+        shape, squared = self.shape, self.shape.features.positions**2
+        if shape.trace:
+            height, width = self._trace_tile(n, m)
+            return shape.dtype.itemsize * height * width * squared * 4
+        height = self._height(n, m)
+        gram = 4 * squared + 2 * shape.logits + shape.features.between
+        gradients = m * shape.features.positions * shape.channels * shape.logits
+        return shape.dtype.itemsize * (height * m * (2 * shape.logits**2 + gram) + gradients)
+
+    def _height(self, n: int, m: int) -> int:
+        return min(n, max(1, TILE_BYTES // (m * self.shape.logits**2 * self.shape.dtype.itemsize)))
+
+    def _trace_tile(self, n: int, m: int) -> tuple[int, int]:
+        room = max(1, TILE_BYTES // (self.shape.features.positions**2 * self.shape.dtype.itemsize))
+        width = max(1, min(m, room // 8))
+        return min(n, max(1, room // width)), width
+
+    def _add_full(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        q, positions = self.shape.logits, self.shape.features.positions
+        n, m = left.gradients.shape[1], (right or left).gradients.shape[1]
+        height = self._height(n, m)
+        for start in range(0, n, height):
+            rows = slice(start, min(start + height, n))
+            columns = slice(start if right is None else 0, m)
+            other = (right or left).gradients[:, columns].flatten(1, 2)
+            gram = self._gram(left.features[rows], (right or left).features[columns])
+            target = kernel[rows.start * q : rows.stop * q, columns.start * q :].unflatten(0, (-1, q))
+            for s in range(positions):
+                own = left.gradients[s, rows].flatten(0, 1)
+                for t in range(positions):
+                    weights = gram[:, s, :, t].repeat_interleave(q, dim=1).unsqueeze(1)
+                    target.addcmul_((own @ other[t].T).view_as(target), weights)
+
+    def _add_trace(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        positions = self.shape.features.positions
+        n, m = len(left.gradients), len((right or left).gradients)
+        height, width = self._trace_tile(n, m)
+        for start in range(0, n, height):
+            rows = slice(start, min(start + height, n))
+            own = left.gradients[rows].flatten(2).flatten(0, 1)  # (n S, q C)
+            for first in range(start if right is None else 0, m, width):
+                columns = slice(first, min(first + width, m))
+                other = (right or left).gradients[columns].flatten(2).flatten(0, 1)
+                product = (own @ other.T).view(rows.stop - rows.start, positions, -1, positions)
+                product *= self._gram(left.features[rows], (right or left).features[columns])
+                kernel[rows, columns] += product.sum((1, 3))
+
+    def _gram(self, left: Tensor, right: Tensor) -> Tensor:
+        gram = self.shape.features.gram(left, right)
+        return gram.to(self.shape.dtype) + 1 if self.bias else gram.to(self.shape.dtype)
+
+
+@dataclass
+class MixedTerm:
+    """Held as gradients and features; gradients times Gram matrices, then times gradients. Only for full kernels."""
+
+    shape: Shape
+    bias: bool = False
+
+    def hold(self, examples: int) -> Held:
+        """Room for gradients, ``(n, q, C, S)``."""
+        shape = self.shape
+        return Held(shape.empty(examples, shape.logits, shape.channels, shape.features.positions))
+
+    def collect(self, held: Held, rows: slice, logit: int, gradient: Tensor) -> None:
+        """Store gradients."""
+        held.gradients[rows, logit] = gradient.transpose(1, 2)
+
+    def finish(self, held: Held, rows: slice, features: Tensor) -> None:
+        """Store features."""
+        store_features(held, rows, features, examples=len(held.gradients))
+
+    def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        """Add, for a few rows and one column at a time, so that the product with Gram matrices stays in the cache."""
+        q, positions = self.shape.logits, self.shape.features.positions
+        other = right or left
+        n, m = len(left.gradients), len(other.gradients)
+        height, width = self._tile(n, m)
+        for start in range(0, n, height):
+            rows = slice(start, min(start + height, n))
+            own = left.gradients[rows].flatten(1, 2)  # (n, q C, S)
+            for first in range(start if right is None else 0, m, width):
+                columns = slice(first, min(first + width, m))
+                target = kernel[rows.start * q : rows.stop * q, columns.start * q : columns.stop * q]
+                self._add_tile(target, own, left.features[rows], other.gradients[columns], other.features[columns])
+
+    def between_bytes(self, n: int, m: int) -> int:
+        """Memory of intermediate results of `add`: Gram matrices, on the way to their order too, and a product."""
+        shape = self.shape
+        height, width = self._tile(n, m)
+        gram = height * width * (4 * shape.features.positions**2 + shape.features.between)
+        return shape.dtype.itemsize * (gram + height * shape.logits * shape.channels * shape.features.positions)
+
+    def _tile(self, n: int, m: int) -> tuple[int, int]:
+        shape, size = self.shape, self.shape.dtype.itemsize
+        height = MIXED_TILE_BYTES // (shape.logits * shape.channels * shape.features.positions * size)
+        height = min(n, max(1, height))
+        return height, min(m, max(1, TILE_BYTES // (height * shape.features.positions**2 * size)))
+
+    def _add_tile(self, target: Tensor, own: Tensor, x: Tensor, gradients: Tensor, y: Tensor) -> None:
+        gram = self.shape.features.gram(x, y).to(own.dtype)
+        if self.bias:
+            gram = gram + 1
+        gram = gram.permute(2, 0, 1, 3).contiguous()  # (m, n, S, S)
+        n, q = len(own), self.shape.logits
+        between, products = torch.empty_like(own), own.new_empty(len(gradients), q, n * q)
+        for j, column in enumerate(gradients):
+            torch.bmm(own, gram[j], out=between)
+            torch.mm(column.flatten(1), between.view(n * q, -1).T, out=products[j])
+        target += products.flatten(0, 1).T
+
+
+@dataclass
+class ExplicitTerm:
+    """Held as Jacobians of several parameters side by side, each the sum over all operations that take it.
+
+    Attributes:
+        columns: Where each parameter's gradient lies.
+        logits: Number q of logits.
+        trace: Whether logits are summed over.
+        empty: Makes room for numbers of a shape.
+    """
+
+    columns: dict[str, slice]
+    logits: int
+    trace: bool
+    empty: Callable[..., Tensor]
+
+    @property
+    def width(self) -> int:
+        """Numbers held for a logit of an example."""
+        return max(columns.stop for columns in self.columns.values())
+
+    def hold(self, examples: int) -> Held:
+        """Room for Jacobians ``(n, q, P)``, zero at first."""
+        return Held(self.empty(examples, self.logits, self.width).zero_())
+
+    def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        """Add the product of Jacobians."""
+        add_product(kernel, *(None if side is None else side.gradients.flatten(1) if self.trace
+                              else side.gradients.flatten(0, 1) for side in (left, right)))
+
+    def between_bytes(self, n: int, m: int) -> int:
+        """Memory of intermediate results of `add`: none."""
+        return 0
+
+
+def store_features(held: Held, rows: slice, features: Tensor, *, examples: int) -> None:
+    """Copy the features of some examples to their place among all."""
+    if held.features is None:
+        held.features = features.new_empty(examples, *features.shape[1:])
+    held.features[rows] = features
