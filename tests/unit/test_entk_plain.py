@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from twophase.entk import checks, empirical_ntk, memory, plain
+from twophase.entk import checks, memory, plain
 from twophase.entk.functional import FunctionalNetwork
+from twophase.entk.plain import plain_ntk
 from twophase.entk.precision import exact_float32
 from twophase.errors import ModelError
 
@@ -167,7 +168,7 @@ def relative_error(value, expected):
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_equals_the_oracle(name, kernel, dtype):
     model, inputs = build(name, dtype)
-    value = empirical_ntk(model, inputs, kernel=kernel)
+    value = plain_ntk(model, inputs, kernel=kernel)
     assert value.dtype == dtype
     assert not value.requires_grad
     flat = value.flatten(0, 1).flatten(1) if kernel == "full" else value
@@ -183,7 +184,7 @@ def test_kernel_equals_the_oracle(name, kernel, dtype):
 @pytest.mark.parametrize("name", CASES)
 def test_rectangular_kernel_equals_the_oracle(name, kernel):
     model, inputs = build(name, n=8)
-    value = empirical_ntk(model, inputs[:3], other_inputs=inputs[3:], kernel=kernel)
+    value = plain_ntk(model, inputs[:3], other_inputs=inputs[3:], kernel=kernel)
     expected = oracle(model, inputs[:3], inputs[3:], kernel)
     assert value.shape == expected.shape
     assert relative_error(value, expected) <= 1e-9
@@ -214,7 +215,7 @@ def test_blocks_do_not_change_the_kernel(kernel, rectangular, blocks):
     footprint = memory.measure_footprint(FunctionalNetwork.of(model), inputs[:1])
     assert memory.plan_blocks(footprint, 6, 3, BUDGETS[blocks]) == memory.Blocks(*blocks)
     other = torch.randn(4, 20, dtype=torch.float64) if rectangular else None
-    value = empirical_ntk(model, inputs, other_inputs=other, kernel=kernel, memory_budget=BUDGETS[blocks])
+    value = plain_ntk(model, inputs, other_inputs=other, kernel=kernel, memory_budget=BUDGETS[blocks])
     assert relative_error(value, oracle(model, inputs, other, kernel)) <= 1e-12
     if not rectangular:
         flat = value.flatten(0, 1).flatten(1) if kernel == "full" else value
@@ -224,7 +225,7 @@ def test_blocks_do_not_change_the_kernel(kernel, rectangular, blocks):
 def test_strips_cover_a_large_kernel(monkeypatch):
     monkeypatch.setattr(plain, "STRIP", 4)
     model, inputs = build("tied")
-    value = empirical_ntk(model, inputs)
+    value = plain_ntk(model, inputs)
     assert relative_error(value, oracle(model, inputs)) <= 1e-9
     flat = value.flatten(0, 1).flatten(1)
     assert torch.equal(flat, flat.T)
@@ -246,11 +247,11 @@ def test_plan_stays_within_the_budget():
 def test_a_budget_too_small_says_what_is_needed():
     model, inputs = wide_perceptron()
     with pytest.raises(ValueError, match=r"memory_budget is 1,000 bytes.*needs at least 1\d\d,\d\d\d") as error:
-        empirical_ntk(model, inputs, memory_budget=1000)
+        plain_ntk(model, inputs, memory_budget=1000)
     needed = int(str(error.value).split("at least ")[1].split()[0].replace(",", ""))
-    empirical_ntk(model, inputs, memory_budget=needed)
+    plain_ntk(model, inputs, memory_budget=needed)
     with pytest.raises(ValueError, match="needs at least"):
-        empirical_ntk(model, inputs, memory_budget=needed - 1)
+        plain_ntk(model, inputs, memory_budget=needed - 1)
 
 
 def test_memory_stays_within_the_budget():
@@ -258,7 +259,7 @@ def test_memory_stays_within_the_budget():
     code = f"""
         import torch
         from torch import nn
-        from twophase.entk import empirical_ntk
+        from twophase.entk.plain import plain_ntk
 
         def peak():  # of this program alone: ru_maxrss starts at the peak of the process that started it
             return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -269,10 +270,10 @@ def test_memory_stays_within_the_budget():
         layers = [layer for pair in zip(sizes, sizes[1:]) for layer in (nn.Linear(*pair), nn.ReLU())]
         model = nn.Sequential(*layers[:-1]).eval()
         inputs = torch.randn(12, 784)
-        empirical_ntk(nn.Linear(784, 10).eval(), inputs)
+        plain_ntk(nn.Linear(784, 10).eval(), inputs)
         peaks = [peak()]
         for memory_budget in ({budget}, 10 * {budget}):
-            empirical_ntk(model, inputs, memory_budget=memory_budget)
+            plain_ntk(model, inputs, memory_budget=memory_budget)
             peaks.append(peak())
         print(peaks[1] - peaks[0], peaks[2] - peaks[0])
     """
@@ -292,7 +293,7 @@ def test_everything_is_left_as_found():
     random_state = torch.get_rng_state()
     torch.set_float32_matmul_precision("high")
     try:
-        empirical_ntk(model, inputs)
+        plain_ntk(model, inputs)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -305,11 +306,11 @@ def test_everything_is_left_as_found():
 
 def test_surroundings_do_not_matter():
     model, inputs = build("residual", torch.float32)
-    expected = empirical_ntk(model, inputs)
+    expected = plain_ntk(model, inputs)
     with torch.inference_mode():
-        assert torch.equal(empirical_ntk(model, inputs.clone()), expected)
+        assert torch.equal(plain_ntk(model, inputs.clone()), expected)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(empirical_ntk(model, inputs), expected)
+        assert torch.equal(plain_ntk(model, inputs), expected)
 
 
 # The four ways to ask for tf32, and none.
@@ -385,7 +386,7 @@ def test_refuses_outputs(name):
     function, message = REFUSED_OUTPUTS[name]
     torch.manual_seed(0)
     with pytest.raises(ModelError, match=message):
-        empirical_ntk(Function(function).eval(), vectors(7))
+        plain_ntk(Function(function).eval(), vectors(7))
 
 
 def test_refuses_one_infinite_output_among_finite_ones():
@@ -393,7 +394,7 @@ def test_refuses_one_infinite_output_among_finite_ones():
     inputs = vectors(40)
     inputs[3] = torch.nan
     with pytest.raises(ModelError, match="outputs contain NaN or infinity"):
-        empirical_ntk(Function(lambda y, x: y).eval(), inputs)
+        plain_ntk(Function(lambda y, x: y).eval(), inputs)
 
 
 def test_refuses_batch_statistics_behind_a_zero_head():
@@ -403,40 +404,40 @@ def test_refuses_batch_statistics_behind_a_zero_head():
     nn.init.zeros_(head.weight)
     model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), norm, nn.ReLU(), nn.Flatten(), head).double().eval()
     with pytest.raises(ModelError, match="BatchNorm must use its running statistics"):
-        empirical_ntk(model, images(6))
+        plain_ntk(model, images(6))
 
 
 def test_refuses_a_network_that_fails_on_one_example():
     norm = nn.BatchNorm1d(5, track_running_stats=False).double().eval()
     with pytest.raises(ModelError, match=r"fails on a single example, of shape \(1, 5\).*more than 1 value"):
-        empirical_ntk(norm, vectors(6))
+        plain_ntk(norm, vectors(6))
     with pytest.raises(ModelError, match=r"shape \(1, 5\) and torch\.float64: .*cannot be multiplied"):
-        empirical_ntk(nn.Linear(4, 3).double().eval(), vectors(6))
+        plain_ntk(nn.Linear(4, 3).double().eval(), vectors(6))
 
 
 def test_refuses_training_mode_anywhere():
     model, inputs = build("residual")
     model.block[1].train()
     with pytest.raises(ModelError, match=r"call model.eval\(\). In training mode: block.1\."):
-        empirical_ntk(model, inputs)
+        plain_ntk(model, inputs)
     with pytest.raises(ModelError, match=r"In training mode: block, .* and 4 more"):
-        empirical_ntk(model.train(), inputs)
+        plain_ntk(model.train(), inputs)
 
 
 def test_refuses_models_without_a_kernel():
     model, inputs = build("tied")
     model.scale.data = model.scale.data.float()
     with pytest.raises(ModelError, match=r"all be float32 or all float64, got torch\.float32, torch\.float64"):
-        empirical_ntk(model, inputs)
+        plain_ntk(model, inputs)
     with pytest.raises(ModelError, match=r"all be float32 or all float64, got torch\.bfloat16"):
-        empirical_ntk(model.bfloat16(), inputs)
+        plain_ntk(model.bfloat16(), inputs)
     model.double().encoder.to("meta")
     with pytest.raises(ModelError, match="on one device, got cpu, meta"):
-        empirical_ntk(model, inputs)
+        plain_ntk(model, inputs)
     with pytest.raises(ModelError, match="no trainable parameter"):
-        empirical_ntk(build("residual")[0].requires_grad_(False), inputs)
+        plain_ntk(build("residual")[0].requires_grad_(False), inputs)
     with pytest.raises(ModelError, match="no trainable parameter"):
-        empirical_ntk(nn.Flatten().eval(), inputs)
+        plain_ntk(nn.Flatten().eval(), inputs)
 
 
 def test_refuses_arguments():
@@ -446,29 +447,29 @@ def test_refuses_arguments():
         (inputs, {"other_inputs": inputs[:0]}, "other_inputs needs at least one example"),
         (inputs.float(), {}, "inputs is of torch.float32, the network's parameters of torch.float64"),
         (inputs, {"other_inputs": inputs.to("meta")}, "other_inputs is on meta, the network's parameters on cpu"),
-        (inputs, {"kernel": "diagonal"}, "kernel must be 'full' or 'trace', got 'diagonal'"),
+        (inputs, {"kernel": "diagonal"}, "kernel must be 'full', 'trace', 'sum' or the number of a logit, got 'diagonal'"),
         (inputs, {"memory_budget": 0}, "positive number of bytes, got 0"),
     ]
     for x, arguments, message in refused:
         with pytest.raises(ValueError, match=message):
-            empirical_ntk(model, x, **arguments)
+            plain_ntk(model, x, **arguments)
 
 
 def test_one_example_and_one_logit():
     torch.manual_seed(0)
     model, x = nn.Linear(3, 1).double().eval(), torch.randn(1, 3, dtype=torch.float64)
-    assert math.isclose(empirical_ntk(model, x).item(), float(x.square().sum() + 1), rel_tol=1e-12)
-    assert empirical_ntk(model, x).shape == (1, 1, 1, 1)
-    assert empirical_ntk(model, x, kernel="trace").shape == (1, 1)
+    assert math.isclose(plain_ntk(model, x).item(), float(x.square().sum() + 1), rel_tol=1e-12)
+    assert plain_ntk(model, x).shape == (1, 1, 1, 1)
+    assert plain_ntk(model, x, kernel="trace").shape == (1, 1)
 
 
 def test_vectorised_and_one_by_one_agree():
     model, inputs = build("attention")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         jacobian = plain.Jacobian(FunctionalNetwork.of(model), 7, 3, inputs[:1])
-        assert jacobian._gradients == jacobian._vectorised
+        assert jacobian._vectorises
         fast = jacobian(inputs, slice(2, 5))
-        jacobian._gradients = jacobian._one_by_one
+        jacobian._vectorises = False
         assert relative_error(jacobian(inputs, slice(2, 5)), fast) <= 1e-12
 
 

@@ -16,6 +16,7 @@ rule compute_entk:
     threads: 1
     resources:
         gpu=1,
+        entk_memory_mb=4000,
     params:
         recipe=recipe_text("compute_entk"),
     script:

@@ -22,7 +22,13 @@ def main(smk):
         run, _ = run_at(data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=start)
         probe = class_balanced_examples(data.train_labels, job.settings["probe_examples"])
         run.network.eval()
-        kernel = empirical_ntk(run.network, data.train_images[probe], kernel=job.settings["kernel"])
+        kernel = empirical_ntk(
+            run.network,
+            data.train_images[probe],
+            kernel=job.settings["kernel"],
+            memory_budget=smk.resources.entk_memory_mb * 1_000_000,
+            progress=job.progress(len(probe) * (len(probe) + 1) // 2, "pairs of examples"),
+        )
         labels = data.train_labels[probe]
         write_dataset(
             smk.output.kernel,

@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from twophase.entk.allocator import freed_memory_kept
 from twophase.entk.checks import check_arguments, count_classes
 from twophase.entk.clock import Clock
 from twophase.entk.functional import FunctionalNetwork
@@ -99,6 +100,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(exact_float32())
+        stack.enter_context(freed_memory_kept())
         stack.enter_context(threadpool_limits(torch.get_num_threads(), user_api="blas"))
         yield
 
@@ -202,7 +204,7 @@ class _Work:
         with tf32_products(self.options.tf32):
             for index, layer in enumerate(self.plan.layers):
                 target = targets[layer.name if self.by_layer else ""]
-                with clock((layer.parameters[0], "contracted"), target):
+                with clock(("contracted", layer.parameters[0]), target):
                     layer.term.add(target, left[index], None if right is None else right[index])
         for name, result in results.items():
             result.store(rows, others, targets[name])

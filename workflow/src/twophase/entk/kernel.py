@@ -60,7 +60,7 @@ def empirical_ntk(
             on the others, or gives outputs that aren't ``(n, K)`` finite numbers.
     """
     options = Options(memory_budget, tf32, rates, progress)
-    make = _maker(model, inputs, kernel, dtype, out, symmetric=other_inputs is None)
+    make = result_maker(model, inputs, kernel, dtype, out, symmetric=other_inputs is None)
     results, _ = compute(model, inputs, other_inputs, kernel, make, options)
     return out if out is not None else _shaped(results[""], kernel)
 
@@ -99,15 +99,30 @@ def layer_kernels(
         ModelError: As `empirical_ntk`.
     """
     options = Options(memory_budget, tf32, rates, progress)
-    make = _maker(model, inputs, kernel, dtype, None, symmetric=other_inputs is None)
+    make = result_maker(model, inputs, kernel, dtype, None, symmetric=other_inputs is None)
     results, _ = compute(model, inputs, other_inputs, kernel, make, options, by_layer=True)
     return {name: _shaped(result, kernel) for name, result in results.items()}
 
 
-def _maker(
+def result_maker(
     model: nn.Module, inputs: Tensor, kernel: str | int, dtype: torch.dtype | None, out: Any, *, symmetric: bool
 ) -> Callable[[str, tuple[int, int, int]], Result]:
-    """Makes room for kernels, in tensors of their own or in ``out``."""
+    """Return what makes room for kernels, in tensors of their own or in ``out``.
+
+    Args:
+        model: The network.
+        inputs: Inputs of the rows.
+        kernel: Which kernel.
+        dtype: Number type of the result, None for the network's.
+        out: An array to write to, or None.
+        symmetric: Whether rows and columns are of the same inputs.
+
+    Returns:
+        A function of a layer's name and ``(n, q, m)``.
+
+    Raises:
+        ValueError: If the number type isn't float32 or float64, or ``out`` hasn't the kernel's shape.
+    """
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}.")
 

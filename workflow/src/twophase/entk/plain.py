@@ -67,6 +67,8 @@ def plain_ntk(
             on the others, or gives outputs that aren't ``(n, K)`` finite numbers.
     """
     check_arguments(model, inputs, other_inputs, kernel, memory_budget)
+    if kernel not in ("full", "trace"):
+        raise ValueError(f"kernel must be 'full' or 'trace', got {kernel!r}.")
     with _undisturbed(inputs.device):
         inputs = inputs.detach().clone() if inputs.is_inference() else inputs.detach()
         columns = None if other_inputs is None else other_inputs.detach().clone()

@@ -10,6 +10,7 @@ positions first, the *structured* form over channels and features, and the *mixe
 Gram matrix of features, and the result by gradients. For the class trace the last two are the same work.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -166,13 +167,16 @@ class StructuredTerm:
         if shape.trace:
             height, width = self._trace_tile(n, m)
             return shape.dtype.itemsize * height * width * squared * 4
-        height = self._height(n, m)
-        gram = 4 * squared + 2 * shape.logits + shape.features.between
-        gradients = m * shape.features.positions * shape.channels * shape.logits
-        return shape.dtype.itemsize * (height * m * (2 * shape.logits**2 + gram) + gradients)
+        side = self._side
+        pairs = min(n, side) * min(m, side)
+        gradients = (min(n, side) + min(m, side)) * shape.features.positions * shape.channels * shape.logits
+        per_pair = 3 * shape.logits**2 + 4 * squared + 2 * shape.logits + shape.features.between
+        return shape.dtype.itemsize * (pairs * per_pair + gradients)
 
-    def _height(self, n: int, m: int) -> int:
-        return min(n, max(1, TILE_BYTES // (m * self.shape.logits**2 * self.shape.dtype.itemsize)))
+    @property
+    def _side(self) -> int:
+        """Examples along the side of a tile of the full kernel."""
+        return max(1, math.isqrt(TILE_BYTES // (self.shape.logits**2 * self.shape.dtype.itemsize)))
 
     def _trace_tile(self, n: int, m: int) -> tuple[int, int]:
         room = max(1, TILE_BYTES // (self.shape.features.positions**2 * self.shape.dtype.itemsize))
@@ -180,20 +184,31 @@ class StructuredTerm:
         return min(n, max(1, room // width)), width
 
     def _add_full(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        q, other = self.shape.logits, right or left
+        n, m = left.gradients.shape[1], other.gradients.shape[1]
+        for start in range(0, n, self._side):
+            rows = slice(start, min(start + self._side, n))
+            for first in range(start if right is None else 0, m, self._side):
+                columns = slice(first, min(first + self._side, m))
+                target = kernel[rows.start * q : rows.stop * q, columns.start * q : columns.stop * q]
+                gram = self._gram(left.features[rows], other.features[columns])
+                diagonal = right is None and first == start
+                self._add_tile(target, left.gradients[:, rows], other.gradients[:, columns], gram, diagonal=diagonal)
+
+    def _add_tile(self, target: Tensor, own: Tensor, other: Tensor, gram: Tensor, *, diagonal: bool) -> None:
+        """Add one tile ``(n q, m q)``, from gradients ``(S, n, q, C)`` and a Gram matrix ``(n, S, m, S)``."""
         q, positions = self.shape.logits, self.shape.features.positions
-        n, m = left.gradients.shape[1], (right or left).gradients.shape[1]
-        height = self._height(n, m)
-        for start in range(0, n, height):
-            rows = slice(start, min(start + height, n))
-            columns = slice(start if right is None else 0, m)
-            other = (right or left).gradients[:, columns].flatten(1, 2)
-            gram = self._gram(left.features[rows], (right or left).features[columns])
-            target = kernel[rows.start * q : rows.stop * q, columns.start * q :].unflatten(0, (-1, q))
-            for s in range(positions):
-                own = left.gradients[s, rows].flatten(0, 1)
-                for t in range(positions):
-                    weights = gram[:, s, :, t].repeat_interleave(q, dim=1).unsqueeze(1)
-                    target.addcmul_((own @ other[t].T).view_as(target), weights)
+        target = target.unflatten(0, (-1, q))
+        own, other = own.flatten(1, 2), other.flatten(1, 2)
+        for s in range(positions):
+            for t in range(positions):
+                if diagonal and s == t:
+                    product = own.new_zeros(own.shape[1], own.shape[1])
+                    add_product(product, own[s], None)
+                else:
+                    product = own[s] @ other[t].T
+                weights = gram[:, s, :, t].repeat_interleave(q, dim=1).unsqueeze(1)
+                target.addcmul_(product.view_as(target), weights)
 
     def _add_trace(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         positions = self.shape.features.positions
