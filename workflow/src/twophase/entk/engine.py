@@ -8,10 +8,10 @@ differentiated by the plain engine.
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from twophase.entk.allocator import freed_memory_kept
@@ -101,8 +101,14 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(exact_float32())
         stack.enter_context(freed_memory_kept())
-        stack.enter_context(threadpool_limits(torch.get_num_threads(), user_api="blas"))
+        stack.enter_context(_threads().limit(limits=torch.get_num_threads(), user_api="blas"))
         yield
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Controls the threads of SciPy's BLAS; looking for it takes a few milliseconds."""
+    return ThreadpoolController()
 
 
 def _cotangents(kernel: str | int, classes: int, network: FunctionalNetwork) -> Tensor:

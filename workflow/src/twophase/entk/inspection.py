@@ -10,7 +10,7 @@ from torch.autograd.graph import GradientEdge, Node
 from twophase.entk.checks import GRADIENT_TOLERANCE, check_decoupled, check_outputs, fixed_weights
 from twophase.entk.features import Features
 from twophase.entk.functional import FunctionalNetwork
-from twophase.entk.operations import OuterProduct, ScaledSum, operation_of
+from twophase.entk.operations import ScaledSum, operation_of
 from twophase.entk.rows import GraphChanged, Rows, agrees, possible_rows
 from twophase.entk.uses import Use, find_uses
 from twophase.errors import ModelError
@@ -55,7 +55,7 @@ class Pass:
         return cls(outputs, find_uses(outputs, leaves))
 
     def gradients(self, edges: list[GradientEdge], cotangent: Tensor) -> dict[Node, Tensor | None]:
-        """Gradients of the outputs times a cotangent ``(n, K)`` with respect to operations' outputs; the graph stays."""
+        """Gradients of the outputs times a cotangent ``(n, K)`` with respect to operations' outputs."""
         if not edges:
             return {}
         found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=True, allow_unused=True)

@@ -4,7 +4,7 @@ It asks nothing of the network but that it can be differentiated. The engine (`e
 parameters that it has no rule for, and is tested against it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 

@@ -122,7 +122,6 @@ def make_plan(
     Returns:
         The plan.
     """
-
     layers, costs, explicit = [], {}, {}
     taken: set[str] = set()
     for name, uses in known.items():

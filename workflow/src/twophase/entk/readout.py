@@ -17,7 +17,6 @@ from twophase.entk.rows import GraphChanged
 from twophase.entk.terms import ExplicitTerm, Held, Term, add_jacobian
 from twophase.entk.uses import Use, find_uses
 
-
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 

@@ -51,7 +51,9 @@ class KernelCosts:
 
     def __str__(self) -> str:
         """The table."""
-        lines = [f"{'parameter':<40} {'form':<10} {'GFLOP':>9} {'kB/example':>10} {'predicted s':>11} {'measured s':>10}"]
+        lines = [
+            f"{'parameter':<40} {'form':<10} {'GFLOP':>9} {'kB/example':>10} {'predicted s':>11} {'measured s':>10}"
+        ]
         for term in self.terms:
             names = term.parameters[0] + (f" and {len(term.parameters) - 1} more" if len(term.parameters) > 1 else "")
             predicted = f"{term.predicted:11.3f}" if term.predicted == term.predicted else f"{'':>11}"
@@ -90,9 +92,7 @@ def kernel_costs(
     rates = rates or Rates.of_machine(parameter.device, parameter.dtype)
     clock, start = Clock(exact=True), time.perf_counter()
     make = result_maker(model, inputs, kernel, None, None, symmetric=other_inputs is None)
-    _, plan = compute(
-        model, inputs, other_inputs, kernel, make, Options(memory_budget, False, rates, None, clock)
-    )
+    _, plan = compute(model, inputs, other_inputs, kernel, make, Options(memory_budget, False, rates, None, clock))
     total = time.perf_counter() - start
     sizes = Sizes(len(inputs), None if other_inputs is None else len(other_inputs))
     terms = _terms(plan, clock, sizes, parameter.dtype.itemsize)

@@ -108,8 +108,7 @@ class JacobianTerm:
 
     def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         """Add the product of Jacobians."""
-        add_product(kernel, *(None if side is None else side.gradients.flatten(1) if self.shape.trace
-                              else side.gradients.flatten(0, 1) for side in (left, right)))
+        add_product(kernel, _matrix(left, self.shape.trace), right and _matrix(right, self.shape.trace))
 
     def between_bytes(self, n: int, m: int) -> int:
         """Memory of intermediate results of `add`: none."""
@@ -117,7 +116,7 @@ class JacobianTerm:
 
 
 def add_jacobian(result: Tensor, gradients: Tensor, dense: Tensor) -> None:
-    """Write ``sum_s g[i, s, k, c] x[i, s, d]`` to ``result``, ``(n, q, C D)``, from dense features ``(n, S, [G,] D)``."""
+    """Write ``sum_s g[i, s, k, c] x[i, s, d]`` to ``result``, ``(n, q, C D)``; ``dense`` is ``(n, S, [G,] D)``."""
     n, positions, logits, channels = gradients.shape
     if dense.ndim == 3:
         out = result.view(n, logits * channels, -1)
@@ -251,8 +250,7 @@ class MixedTerm:
 
     def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         """Add, for a few rows and one column at a time, so that the product with Gram matrices stays in the cache."""
-        q, positions = self.shape.logits, self.shape.features.positions
-        other = right or left
+        q, other = self.shape.logits, right or left
         n, m = len(left.gradients), len(other.gradients)
         height, width = self._tile(n, m)
         for start in range(0, n, height):
@@ -316,12 +314,16 @@ class ExplicitTerm:
 
     def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         """Add the product of Jacobians."""
-        add_product(kernel, *(None if side is None else side.gradients.flatten(1) if self.trace
-                              else side.gradients.flatten(0, 1) for side in (left, right)))
+        add_product(kernel, _matrix(left, self.trace), right and _matrix(right, self.trace))
 
     def between_bytes(self, n: int, m: int) -> int:
         """Memory of intermediate results of `add`: none."""
         return 0
+
+
+def _matrix(held: Held, trace: bool) -> Tensor:
+    """Jacobians ``(n, q, P)`` as a factor: ``(n q, P)``, or ``(n, q P)`` where logits are summed over."""
+    return held.gradients.flatten(1) if trace else held.gradients.flatten(0, 1)
 
 
 def store_features(held: Held, rows: slice, features: Tensor, *, examples: int) -> None:
