@@ -173,7 +173,7 @@ def test_file_times_are_no_edits(finished):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--set-threads", "advance=2"), ("--set-resources", "compute_entk:mem_mb=5000"), ("--resources", "gpu=1")],
+    [("--set-threads", "advance=2"), ("--set-resources", "compute_entk:entk_memory_mb=500"), ("--resources", "gpu=1")],
 )
 def test_speed_settings_are_no_edits(finished, arguments):
     assert finished.plan(None, *arguments).counts == {}

@@ -168,22 +168,31 @@ class _Work:
         names = {owner(name) for name in self.network.parameters} if self.by_layer else {""}
         results = {name: make_result(name, (self.sizes.n, q, m)) for name in sorted(names)}
         self.result_bytes = sum(result.bytes for result in results.values())
-        budget = self.options.memory_budget or default_budget(inputs.device)
-        blocks, start = self._cut(budget), 0
+        blocks, start = self._cut(self.options.memory_budget or default_budget(inputs.device)), 0
         while start < self.sizes.n:
             rows = slice(start, min(start + blocks.held, self.sizes.n))
-            try:
-                self._rows(rows, inputs, columns, blocks, results)
-            except torch.OutOfMemoryError:
+            if self._rows_done(rows, inputs, columns, blocks, results):
+                start = rows.stop
+            else:  # outside of the handler, whose traceback would keep memory
                 torch.cuda.empty_cache()
-                budget //= 2
-                if blocks == (blocks := self._cut(budget)) == Blocks(1, 1, 1):
-                    raise
-                continue
-            start = rows.stop
+                blocks = blocks.halved()
         for result in results.values():
             result.finish()
         return results
+
+    def _rows_done(
+        self, rows: slice, inputs: Tensor, columns: Tensor | None, blocks: Blocks, results: dict[str, Result]
+    ) -> bool:
+        """Compute all blocks of some rows; False if a GPU has no memory for blocks that can be made smaller."""
+        done = self.done
+        try:
+            self._rows(rows, inputs, columns, blocks, results)
+        except torch.OutOfMemoryError:
+            if blocks == blocks.halved():
+                raise
+            self.done = done
+            return False
+        return True
 
     def _cut(self, budget: int) -> Blocks:
         return cut(self.plan, self.network, self.footprint, self.sizes, self.result_bytes, budget)
@@ -206,18 +215,22 @@ class _Work:
         self, left: list[Held], right: list[Held] | None, rows: slice, others: slice, results: dict[str, Result]
     ) -> None:
         targets = {name: result.block(rows, others) for name, result in results.items()}
-        clock = self.options.clock
+        n, m = rows.stop - rows.start, others.stop - others.start
+        pairs = n * m if right is not None else n * (n + 1) // 2
         with tf32_products(self.options.tf32):
             for index, layer in enumerate(self.plan.layers):
                 target = targets[layer.name if self.by_layer else ""]
-                with clock(("contracted", layer.parameters[0]), target):
+                with self.options.clock(("contracted", layer.parameters[0]), target):
                     layer.term.add(target, left[index], None if right is None else right[index])
+                self._report(self.done + pairs * (index + 1) // (len(self.plan.layers) + 1))
         for name, result in results.items():
             result.store(rows, others, targets[name])
-        n, m = rows.stop - rows.start, others.stop - others.start
-        self.done += n * m if right is not None else n * (n + 1) // 2
+        self.done += pairs
+        self._report(self.done)
+
+    def _report(self, done: int) -> None:
         if self.options.progress is not None:
-            self.options.progress(self.done)
+            self.options.progress(done)
 
     def _readout(self, example: Tensor, piece: int) -> Readout:
         plan = self.plan

@@ -45,7 +45,8 @@ def empirical_ntk(
         tf32: Whether a GPU's matrix products between Jacobians may round their factors to tf32. Forward and backward
             passes never do.
         rates: The machine's rates, by which forms are chosen; by default measured once and kept.
-        progress: Called with the number of pairs of examples that are done, of ``n (n + 1) / 2`` or ``n m``.
+        progress: Called now and then with the number of pairs of examples that are done, of ``n (n + 1) / 2`` or
+            ``n m``; within a block it counts layers as equal parts.
         out: An array to write the kernel to block by block, such as a netCDF4 variable or a NumPy memory map, of the
             shape of the result; the result is then ``out`` itself, and doesn't count in the budget.
 

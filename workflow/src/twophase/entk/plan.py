@@ -51,6 +51,10 @@ class Blocks:
     beside: int
     piece: int
 
+    def halved(self) -> "Blocks":
+        """Blocks of half the size, at least of one example."""
+        return Blocks(*(max(1, size // 2) for size in (self.held, self.beside, self.piece)))
+
 
 @dataclass(frozen=True)
 class Plan:
