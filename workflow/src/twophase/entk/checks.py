@@ -179,6 +179,8 @@ def _outputs_and_gradient(network: FunctionalNetwork, inputs: Tensor, offset: in
     with torch.enable_grad():
         outputs = network(leaves, inputs)
         check_outputs(outputs, len(inputs), network.dtype)
+        if not outputs.requires_grad:  # these inputs' outputs depend on no parameter
+            return outputs, torch.zeros(network.size, dtype=network.dtype, device=inputs.device)
         weights = fixed_weights(outputs, offset)
         gradients = torch.autograd.grad(
             (weights * outputs).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True

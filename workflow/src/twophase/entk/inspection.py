@@ -116,14 +116,13 @@ def _known_uses(network: FunctionalNetwork, sample: Tensor) -> tuple[dict[str, l
     ambiguous = set()
     numbers = {edge.node: number for number, edge in enumerate(edges)}
     for name, uses in joint.uses.items():
-        shape = network.parameters[name].shape
         known[name] = []
         if [u.signature for u in uses] != [u.signature for u in alone.uses[name]]:
             known[name] = None
             continue
         for use, twin in zip(uses, alone.uses[name], strict=True):
             gradients = [found.get(use.node) for found in by_example]
-            candidates = _candidates(use, twin, shape, gradients)
+            candidates = _candidates(use, twin, gradients)
             if len(candidates) == 1:
                 alone_gradient = own.get(twin.node)
                 checked = _checked(use, twin, numbers[use.node], candidates[0], gradients, alone_gradient)
@@ -135,7 +134,7 @@ def _known_uses(network: FunctionalNetwork, sample: Tensor) -> tuple[dict[str, l
     return known, ambiguous
 
 
-def _candidates(use: Use, twin: Use, shape: torch.Size, gradients: list[Tensor | None]) -> list[Rows]:
+def _candidates(use: Use, twin: Use, gradients: list[Tensor | None]) -> list[Rows]:
     """Rows that fit the operation and contradict no gradient; ``twin`` is the same use for one example."""
     operation = operation_of(use)
     if operation is None or operation_of(twin) is None:
@@ -143,7 +142,7 @@ def _candidates(use: Use, twin: Use, shape: torch.Size, gradients: list[Tensor |
     sizes, sizes_alone = (tuple(u.node._input_metadata[0].shape) for u in (use, twin))
     candidates = possible_rows(sizes, sizes_alone, len(gradients))
     if isinstance(operation, ScaledSum):
-        candidates = [rows for rows in candidates if operation.fits(rows, shape, len(sizes))]
+        candidates = [rows for rows in candidates if operation.fits(rows, use.shape, sizes)]
     else:
         candidates = [rows for rows in candidates if operation.fits(rows, len(sizes))]
     return [rows for rows in candidates if agrees(rows, gradients)]

@@ -6,6 +6,7 @@ gradient times a factor of the output's shape, summed over the axes along which 
 normalisation layers' scales, parameters that are added or multiplied).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class OuterProduct:
         parted = parted if self.channel_axis == -1 else parted.movedim(self.channel_axis + 1, -1)
         return parted.flatten(1, -2)
 
-    def in_parameter_order(self, jacobian: Tensor, features: Features, shape: torch.Size) -> Tensor:
+    def in_parameter_order(self, jacobian: Tensor, features: Features, shape: tuple[int, ...]) -> Tensor:
         """Bring Jacobians ``(n, q, C, D)`` to the order of a parameter of this shape, ``(n, q, size)``."""
         if self.input_first:
             return jacobian.transpose(2, 3).flatten(2)
@@ -66,19 +67,22 @@ class ScaledSum:
     scale: Callable[[Node], float] = lambda node: 1.0
     channel_axis: int | None = None
 
-    def kept_axes(self, shape: torch.Size, dimensions: int) -> list[int]:
+    def kept_axes(self, shape: tuple[int, ...], dimensions: int) -> list[int]:
         """Axes of an output of so many dimensions that a parameter of this shape is not broadcast along."""
         if self.channel_axis is not None:
             return [self.channel_axis]
         first = dimensions - len(shape)
         return [first + axis for axis, size in enumerate(shape) if size != 1]
 
-    def fits(self, rows: Rows, shape: torch.Size, dimensions: int) -> bool:
-        """Whether the rows are none of the parameter's own axes."""
-        return len(shape) <= dimensions and rows.axis not in self.kept_axes(shape, dimensions)
+    def fits(self, rows: Rows, shape: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+        """Whether an output of these sizes has the parameter's axes, and its rows along none of them."""
+        if len(shape) > len(sizes):
+            return False
+        kept = self.kept_axes(shape, len(sizes))
+        return rows.axis not in kept and math.prod(sizes[axis] for axis in kept) == math.prod(shape)
 
     def jacobian(
-        self, gradient: Tensor, factor: Tensor | None, scale: float, rows: Rows, examples: int, shape: torch.Size
+        self, gradient: Tensor, factor: Tensor | None, scale: float, rows: Rows, examples: int, shape: tuple[int, ...]
     ) -> Tensor:
         """Gradient of the parameter for each example, ``(n, size)``, from that of the output."""
         kept = [axis + 1 + (axis < rows.axis) for axis in self.kept_axes(shape, gradient.ndim)]
@@ -180,6 +184,11 @@ RULES: dict[tuple[str, int, bool], Callable[[Node], OuterProduct | ScaledSum | N
     ("NativeLayerNormBackward0", 2, False): lambda node: ScaledSum(_one),
     ("AddBackward0", 0, False): lambda node: ScaledSum(_one),
     ("AddBackward0", 1, False): lambda node: ScaledSum(_one, lambda node: node._saved_alpha),
+    ("SubBackward0", 0, False): lambda node: ScaledSum(_one),
+    ("SubBackward0", 1, False): lambda node: ScaledSum(_one, lambda node: -node._saved_alpha),
+    ("ExpandBackward0", 0, False): lambda node: ScaledSum(_one),
+    ("RepeatBackward0", 0, False): lambda node: ScaledSum(_one),
+    ("PreluKernelBackward0", 1, False): lambda node: ScaledSum(lambda node: node._saved_self.clamp(max=0)),
     ("MulBackward0", 0, False): lambda node: ScaledSum(lambda node: node._saved_other),
     ("MulBackward0", 1, False): lambda node: ScaledSum(lambda node: node._saved_self),
 }

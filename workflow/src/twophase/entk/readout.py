@@ -120,7 +120,7 @@ class Readout:
             if not isinstance(layer.term, ExplicitTerm)
         ]
         explicit = [
-            _ExplicitReader(use, known, held[index].gradients[rows, :, columns], self.network.parameters[name].shape)
+            _ExplicitReader(use, known, held[index].gradients[rows, :, columns])
             for name, index, columns in self._explicit
             if name in self.known
             for use, known in zip(uses[name], self.known[name], strict=True)
@@ -203,9 +203,9 @@ class _WeightReader:
 class _ExplicitReader:
     """Adds what one use gives to a parameter's Jacobian, ``(n, q, p)``."""
 
-    def __init__(self, use: Use, known: KnownUse, target: Tensor, shape: torch.Size):
+    def __init__(self, use: Use, known: KnownUse, target: Tensor):
         self.parameter, self.node = use.parameter, use.node
-        self.known, self.target, self.shape = known, target, shape
+        self.known, self.target, self.shape = known, target, use.shape
         self.staged: Tensor | None = None
         self.rule = operation_of(use)
         if isinstance(self.rule, OuterProduct):

@@ -1,10 +1,14 @@
 """Where a network uses its parameters, read off autograd's graph: every use is found, wherever it is written."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
+
+# Operations that keep all elements in their order.
+VIEWS = {"ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "SqueezeBackward0", "SqueezeBackward1"}
 
 
 @dataclass(frozen=True)
@@ -16,12 +20,14 @@ class Use:
         node: The operation's node in the graph.
         slot: Which of the operation's arguments the parameter is.
         transposed: Whether the operation takes the transpose of the parameter, a matrix.
+        shape: Shape of the parameter, or of the view of all its elements in their order that the operation takes.
     """
 
     parameter: str
     node: Node
     slot: int
     transposed: bool
+    shape: tuple[int, ...]
 
     @property
     def edge(self) -> GradientEdge:
@@ -31,7 +37,7 @@ class Use:
     @property
     def signature(self) -> tuple:
         """What is the same in every forward pass of one network."""
-        return self.node.name(), self.slot, self.transposed
+        return self.node.name(), self.slot, self.transposed, self.shape
 
 
 def nodes(outputs: Tensor) -> list[Node]:
@@ -71,11 +77,21 @@ def find_uses(outputs: Tensor, leaves: dict[str, Tensor]) -> dict[str, list[Use]
             consumers[source].append((node, slot))
     uses: dict[str, list[Use]] = {name: [] for name in leaves}
     for name, holder in holders.items():
-        for node, slot in consumers[holder]:
-            if node.name() == "TBackward0":
-                uses[name] += [Use(name, user, at, True) for user, at in consumers[node]]
-            else:
-                uses[name].append(Use(name, node, slot, False))
+        shape = tuple(leaves[name].shape)
+        uses[name] = list(_behind(holder, name, shape, consumers))
         if not consumers[holder]:  # the network returns the parameter itself
-            uses[name].append(Use(name, holder, 0, False))
+            uses[name].append(Use(name, holder, 0, False, shape))
     return uses
+
+
+def _behind(
+    source: Node, name: str, shape: tuple[int, ...], consumers: dict[Node, list[tuple[Node, int]]]
+) -> Iterator[Use]:
+    """Uses of a parameter, or of a view of it, by the operations that take it."""
+    for node, slot in consumers[source]:
+        if node.name() in VIEWS:
+            yield from _behind(node, name, tuple(node._input_metadata[0].shape), consumers)
+        elif node.name() == "TBackward0":
+            yield from (Use(name, user, at, True, shape) for user, at in consumers[node])
+        else:
+            yield Use(name, node, slot, False, shape)
