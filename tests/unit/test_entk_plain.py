@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from twophase.entk import checks, memory, plain
+from twophase.entk import checks, memory, plain, products
 from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.plain import plain_ntk
 from twophase.entk.precision import exact_float32
@@ -223,7 +223,7 @@ def test_blocks_do_not_change_the_kernel(kernel, rectangular, blocks):
 
 
 def test_strips_cover_a_large_kernel(monkeypatch):
-    monkeypatch.setattr(plain, "STRIP", 4)
+    monkeypatch.setattr(products, "STRIP", 4)
     model, inputs = build("tied")
     value = plain_ntk(model, inputs)
     assert relative_error(value, oracle(model, inputs)) <= 1e-9

@@ -24,9 +24,9 @@ from twophase.entk.checks import (
 from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.memory import Blocks, default_budget, measure_footprint, plan_blocks
 from twophase.entk.precision import exact_float32
+from twophase.entk.products import add_product, mirror
 from twophase.entk.uses import operations
 
-STRIP = 512  # rows of a symmetric product computed together: what lies left of them is mirrored
 # Operations whose gradients torch.func mixes up between examples if sizes happen to agree (seen in PyTorch 2.14).
 BATCHED_WRONGLY = {"PreluKernelBackward0"}
 
@@ -194,7 +194,7 @@ def _contract(
     for examples, logits in _cut(n, classes, blocks.held, blocks.classes):
         add_rows(flat, jacobian, inputs, columns, blocks, examples, logits)
     if columns is None:
-        _mirror(flat)
+        mirror(flat)
     check_finite(flat, "gradients or their products")
     return flat.view(n, classes, m, classes) if full else flat
 
@@ -214,11 +214,11 @@ def _add_full_rows(
     first = examples.start * classes + logits.start
     rows, start = slice(first, first + len(held)), 0
     if columns is None:
-        _add_upper_product(flat[rows, rows], held)
+        add_product(flat[rows, rows], held, None)
         columns, start = inputs, rows.stop
     for others, their_logits in _cut(len(columns), classes, blocks.piece, blocks.classes, start):
         at = slice(others.start * classes + their_logits.start, (others.stop - 1) * classes + their_logits.stop)
-        flat[rows, at].addmm_(held, jacobian(columns[others], their_logits).flatten(0, 1).T)
+        add_product(flat[rows, at], held, jacobian(columns[others], their_logits).flatten(0, 1))
 
 
 def _add_trace_rows(
@@ -234,11 +234,11 @@ def _add_trace_rows(
     held = jacobian(inputs[examples], logits).flatten(1)  # (r, classes P)
     start = 0
     if columns is None:
-        _add_upper_product(flat[examples, examples], held)
+        add_product(flat[examples, examples], held, None)
         columns, start = inputs, examples.stop
     for at in range(start, len(columns), blocks.piece):
         others = slice(at, at + blocks.piece)
-        flat[examples, others].addmm_(held, jacobian(columns[others], logits).flatten(1).T)
+        add_product(flat[examples, others], held, jacobian(columns[others], logits).flatten(1))
 
 
 def _cut(n: int, classes: int, examples: int, logits: int, start: int = 0) -> Iterator[tuple[slice, slice]]:
@@ -251,18 +251,3 @@ def _cut(n: int, classes: int, examples: int, logits: int, start: int = 0) -> It
         for k in range(0, classes, logits):
             if i * classes + k >= start:
                 yield slice(i, i + 1), slice(k, min(k + logits, classes))
-
-
-def _add_upper_product(square: Tensor, held: Tensor) -> None:
-    """Add the upper triangle of ``held @ held.T``, and some of what lies below it, to ``square``."""
-    for start in range(0, len(held), STRIP):
-        square[start : start + STRIP, start:].addmm_(held[start : start + STRIP], held[start:].T)
-
-
-def _mirror(square: Tensor) -> None:
-    """Copy the upper triangle to the lower one, in place."""
-    for start in range(0, len(square), STRIP):
-        stop = min(start + STRIP, len(square))
-        upper = square[start:stop, start:stop].triu()
-        square[start:stop, start:stop] = upper + upper.triu(1).T
-        square[stop:, start:stop] = square[start:stop, stop:].T

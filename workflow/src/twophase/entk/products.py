@@ -5,6 +5,7 @@ from scipy.linalg import blas
 from torch import Tensor
 
 STRIP = 512  # rows of a symmetric product computed together where BLAS can't be asked for it
+INNER = 1 << 16  # numbers summed by one product: some BLAS lose digits over longer sums (1e-3 over 10 million)
 
 RANK_UPDATE = {torch.float32: blas.ssyrk, torch.float64: blas.dsyrk}
 
@@ -18,12 +19,13 @@ def add_product(result: Tensor, left: Tensor, right: Tensor | None) -> None:
         right: Shape ``(m, p)``, or None.
     """
     if right is not None:
-        result.addmm_(left, right.T)
+        for part in range(0, left.shape[1], INNER):
+            result.addmm_(left[:, part : part + INNER], right[:, part : part + INNER].T)
     elif left.device.type == "cpu":
         _rank_update(result, left)
     else:
         for start in range(0, len(left), STRIP):
-            result[start : start + STRIP, start:].addmm_(left[start : start + STRIP], left[start:].T)
+            add_product(result[start : start + STRIP, start:], left[start : start + STRIP], left[start:])
 
 
 def _rank_update(result: Tensor, left: Tensor) -> None:
