@@ -14,7 +14,8 @@ from twophase.entk.rates import Rates
 from twophase.entk.readout import Layer
 from twophase.entk.terms import ExplicitTerm, Shape
 
-PIECE = 32  # examples passed together: enough for the convolutions to run at their best
+PIECE, LARGEST_PIECE = 32, 512  # examples passed together: enough for the operations to run at their best
+PIECE_BYTES = 64 << 20  # of activations of a piece, if that is more than PIECE examples
 BACKWARD_FACTOR = 6  # bytes alive in a backward pass, over those of the largest activation
 JACOBIAN_COPIES = 4  # of the parameters without rules, while they are differentiated
 
@@ -163,7 +164,7 @@ def _bias_beside(weight: str, use: KnownUse, known: dict[str, list[KnownUse] | N
     for name, uses in known.items():
         if name != weight and uses and len(uses) == 1:
             same_node = uses[0].operation == use.operation
-            if same_node and uses[0].signature == (use.signature[0], slot, False):
+            if same_node and uses[0].signature[1:3] == (slot, False):
                 return name
     return None
 
@@ -203,7 +204,8 @@ def cut(
             f"{result_bytes:,} for the kernel itself and {held + once:,} for one example."
         )
     whole = sizes.n if sizes.m is None else max(sizes.n, sizes.m)
-    piece = max(1, min(PIECE, whole, (budget - fixed) // (4 * once)))
+    best = max(PIECE, min(LARGEST_PIECE, PIECE_BYTES // footprint.activations))
+    piece = max(1, min(best, whole, (budget - fixed) // (4 * once)))
     if sizes.m is None and needed(sizes.n, 0, piece) <= budget:
         return Blocks(sizes.n, 1, piece)
     beside = max(1, min(columns, 2 * PIECE, (budget - fixed) // (8 * held + 1)))

@@ -10,7 +10,6 @@ positions first, the *structured* form over channels and features, and the *mixe
 Gram matrix of features, and the result by gradients. For the class trace the last two are the same work.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +21,7 @@ from twophase.entk.features import Features
 from twophase.entk.products import add_product
 
 TILE_BYTES = 8 << 20  # of an intermediate result; a few fit into the last-level cache
+TILE_ROWS = 320  # of the full kernel
 MIXED_TILE_BYTES = 5 << 19  # of gradients times Gram matrices, which are read again at once
 
 
@@ -166,16 +166,15 @@ class StructuredTerm:
         if shape.trace:
             height, width = self._trace_tile(n, m)
             return shape.dtype.itemsize * height * width * squared * 4
-        side = self._side
-        pairs = min(n, side) * min(m, side)
-        gradients = (min(n, side) + min(m, side)) * shape.features.positions * shape.channels * shape.logits
-        per_pair = 3 * shape.logits**2 + 4 * squared + 2 * shape.logits + shape.features.between
-        return shape.dtype.itemsize * (pairs * per_pair + gradients)
+        height, width = self._tile(n, m)
+        gradients = (height + width) * shape.features.positions * shape.channels * shape.logits
+        per_pair = 2 * shape.logits**2 + 4 * squared + 2 * shape.logits + shape.features.between
+        return shape.dtype.itemsize * (height * width * per_pair + gradients)
 
-    @property
-    def _side(self) -> int:
-        """Examples along the side of a tile of the full kernel."""
-        return max(1, math.isqrt(TILE_BYTES // (self.shape.logits**2 * self.shape.dtype.itemsize)))
+    def _tile(self, n: int, m: int) -> tuple[int, int]:
+        """Low tiles, so that few of their pairs lie below the diagonal."""
+        height = min(n, max(1, TILE_ROWS // self.shape.logits))
+        return height, min(m, max(1, TILE_BYTES // (height * self.shape.logits**2 * self.shape.dtype.itemsize)))
 
     def _trace_tile(self, n: int, m: int) -> tuple[int, int]:
         room = max(1, TILE_BYTES // (self.shape.features.positions**2 * self.shape.dtype.itemsize))
@@ -185,29 +184,24 @@ class StructuredTerm:
     def _add_full(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         q, other = self.shape.logits, right or left
         n, m = left.gradients.shape[1], other.gradients.shape[1]
-        for start in range(0, n, self._side):
-            rows = slice(start, min(start + self._side, n))
-            for first in range(start if right is None else 0, m, self._side):
-                columns = slice(first, min(first + self._side, m))
+        height, width = self._tile(n, m)
+        for start in range(0, n, height):
+            rows = slice(start, min(start + height, n))
+            for first in range(start if right is None else 0, m, width):
+                columns = slice(first, min(first + width, m))
                 target = kernel[rows.start * q : rows.stop * q, columns.start * q : columns.stop * q]
                 gram = self._gram(left.features[rows], other.features[columns])
-                diagonal = right is None and first == start
-                self._add_tile(target, left.gradients[:, rows], other.gradients[:, columns], gram, diagonal=diagonal)
+                self._add_tile(target, left.gradients[:, rows], other.gradients[:, columns], gram)
 
-    def _add_tile(self, target: Tensor, own: Tensor, other: Tensor, gram: Tensor, *, diagonal: bool) -> None:
+    def _add_tile(self, target: Tensor, own: Tensor, other: Tensor, gram: Tensor) -> None:
         """Add one tile ``(n q, m q)``, from gradients ``(S, n, q, C)`` and a Gram matrix ``(n, S, m, S)``."""
         q, positions = self.shape.logits, self.shape.features.positions
         target = target.unflatten(0, (-1, q))
         own, other = own.flatten(1, 2), other.flatten(1, 2)
         for s in range(positions):
             for t in range(positions):
-                if diagonal and s == t:
-                    product = own.new_zeros(own.shape[1], own.shape[1])
-                    add_product(product, own[s], None)
-                else:
-                    product = own[s] @ other[t].T
                 weights = gram[:, s, :, t].repeat_interleave(q, dim=1).unsqueeze(1)
-                target.addcmul_(product.view_as(target), weights)
+                target.addcmul_((own[s] @ other[t].T).view_as(target), weights)
 
     def _add_trace(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         positions = self.shape.features.positions
