@@ -447,7 +447,7 @@ def test_refuses_arguments():
         (inputs, {"other_inputs": inputs[:0]}, "other_inputs needs at least one example"),
         (inputs.float(), {}, "inputs is of torch.float32, the network's parameters of torch.float64"),
         (inputs, {"other_inputs": inputs.to("meta")}, "other_inputs is on meta, the network's parameters on cpu"),
-        (inputs, {"kernel": "diagonal"}, "kernel must be 'full', 'trace', 'sum' or the number of a logit, got 'diagonal'"),
+        (inputs, {"kernel": "diagonal"}, "'full', 'trace', 'sum' or the number of a logit, got 'diagonal'"),
         (inputs, {"memory_budget": 0}, "positive number of bytes, got 0"),
     ]
     for x, arguments, message in refused:

@@ -2,5 +2,6 @@
 
 from twophase.entk.kernel import empirical_ntk, layer_kernels
 from twophase.entk.report import kernel_costs
+from twophase.entk.vectors import kernel_product
 
-__all__ = ["empirical_ntk", "kernel_costs", "layer_kernels"]
+__all__ = ["empirical_ntk", "kernel_costs", "kernel_product", "layer_kernels"]

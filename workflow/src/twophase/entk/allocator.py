@@ -16,8 +16,8 @@ def freed_memory_kept() -> Iterator[None]:
     """Let glibc keep freed memory for the next allocation, and give it back to the system at the end.
 
     Each pass allocates what the last one freed. New pages are filled with zeros by the system, at about a tenth of
-    the speed of writing to old ones: a quarter of a kernel's time where this was measured. The peak stays the same.
-    Elsewhere than on glibc nothing happens.
+    the speed of writing to old ones: a quarter of a kernel's time where this was measured. What lies between tensors
+    can double the memory of passes, which budgets take into account. Elsewhere than on glibc nothing happens.
 
     Yields:
         Nothing.

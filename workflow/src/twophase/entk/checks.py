@@ -132,7 +132,7 @@ def check_finite(values: Tensor, what: str) -> None:
     Raises:
         ModelError: If a value is not finite.
     """
-    for part in values.flatten().split(1 << 22):
+    for part in values.view(-1).split(1 << 18) if values.is_contiguous() else values.flatten().split(1 << 18):
         if not torch.isfinite(part).all():
             raise ModelError(f"The network's {what} contain NaN or infinity.")
 
@@ -185,7 +185,7 @@ def _outputs_and_gradient(network: FunctionalNetwork, inputs: Tensor, offset: in
         gradients = torch.autograd.grad(
             (weights * outputs).sum(), list(leaves.values()), allow_unused=True, materialize_grads=True
         )
-    return outputs.detach(), torch.cat([g.flatten() for g in gradients])
+    return outputs.detach(), torch.cat([g.to_dense().flatten() for g in gradients])
 
 
 def fixed_weights(outputs: Tensor, offset: int = 0) -> Tensor:

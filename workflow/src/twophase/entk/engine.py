@@ -6,7 +6,7 @@ differentiated by the plain engine.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -20,7 +20,7 @@ from twophase.entk.clock import Clock
 from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.inspection import KnownUse, inspect
 from twophase.entk.memory import Footprint, default_budget, measure_footprint
-from twophase.entk.plan import Blocks, Plan, Sizes, cut, make_plan, owner
+from twophase.entk.plan import Blocks, Plan, ResultMemory, Sizes, cut, make_plan, owner
 from twophase.entk.precision import exact_float32, tf32_products
 from twophase.entk.rates import Rates
 from twophase.entk.readout import Readout
@@ -73,26 +73,33 @@ def compute(
         The results, finished, and the plan that they were computed by.
     """
     check_arguments(model, inputs, other_inputs, kernel, options.memory_budget)
-    with _undisturbed(inputs.device):
-        inputs = inputs.detach().clone() if inputs.is_inference() else inputs.detach()
-        columns = None if other_inputs is None else other_inputs.detach().clone()
+    with undisturbed(inputs.device):
+        inputs = plain_values(inputs)
+        columns = None if other_inputs is None else plain_values(other_inputs)
         network = FunctionalNetwork.of(model)
         cotangents = _cotangents(kernel, count_classes(network, inputs[:1]), network)
         sizes = Sizes(len(inputs), None if columns is None else len(columns))
         network, known = _inspected(network, inputs)
         footprint = measure_footprint(network, inputs[:1])
-        try:
-            work = _Work(network, known, cotangents, kernel == "trace", sizes, footprint, options, by_layer)
-            return work.run(inputs, columns, make_result), work.plan
-        except GraphChanged:
-            known = dict.fromkeys(known)
-            work = _Work(network, known, cotangents, kernel == "trace", sizes, footprint, options, by_layer)
-            return work.run(inputs, columns, make_result), work.plan
+        for uses in (known, dict.fromkeys(known)):
+            work = _Work(network, uses, cotangents, kernel == "trace", sizes, footprint, options, by_layer)
+            with suppress(GraphChanged):
+                return work.run(inputs, columns, make_result), work.plan
+        raise AssertionError("without rules no graph can change")
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """No graph, no autocast, no inference mode, no tf32, the random state put back, no more threads than PyTorch's."""
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Compute without graph, autocast, inference mode and tf32, and on PyTorch's number of threads.
+
+    The random state is put back at the end.
+
+    Args:
+        device: Where.
+
+    Yields:
+        Nothing.
+    """
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -109,6 +116,11 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
 def _threads() -> ThreadpoolController:
     """Controls the threads of SciPy's BLAS; looking for it takes a few milliseconds."""
     return ThreadpoolController()
+
+
+def plain_values(tensor: Tensor) -> Tensor:
+    """The same values outside of autograd and inference mode."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
 def _cotangents(kernel: str | int, classes: int, network: FunctionalNetwork) -> Tensor:
@@ -167,7 +179,8 @@ class _Work:
         m = self.sizes.n if columns is None else len(columns)
         names = {owner(name) for name in self.network.parameters} if self.by_layer else {""}
         results = {name: make_result(name, (self.sizes.n, q, m)) for name in sorted(names)}
-        self.result_bytes = sum(result.bytes for result in results.values())
+        apart = sum(result.apart for result in results.values())
+        self.results = ResultMemory(sum(result.bytes for result in results.values()), apart)
         blocks, start = self._cut(self.options.memory_budget or default_budget(inputs.device)), 0
         while start < self.sizes.n:
             rows = slice(start, min(start + blocks.held, self.sizes.n))
@@ -195,7 +208,7 @@ class _Work:
         return True
 
     def _cut(self, budget: int) -> Blocks:
-        return cut(self.plan, self.network, self.footprint, self.sizes, self.result_bytes, budget)
+        return cut(self.plan, self.network, self.footprint, self.sizes, self.results, budget)
 
     def _rows(
         self, rows: slice, inputs: Tensor, columns: Tensor | None, blocks: Blocks, results: dict[str, Result]

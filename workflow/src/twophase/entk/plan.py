@@ -17,6 +17,9 @@ from twophase.entk.terms import ExplicitTerm, Shape
 PIECE, LARGEST_PIECE = 32, 512  # examples passed together: enough for the operations to run at their best
 PIECE_BYTES = 64 << 20  # of activations of a piece, if that is more than PIECE examples
 BACKWARD_FACTOR = 6  # bytes alive in a backward pass, over those of the largest activation
+FLOOR = 4 << 20  # what libraries allocate for themselves
+WEIGHT_COPIES = 3  # the engine's own, one in another order, and gradients while the network is inspected
+SCATTERED = 2  # memory between tensors, while freed memory is kept: up to 2.4 times the tensors' own was measured
 JACOBIAN_COPIES = 4  # of the parameters without rules, while they are differentiated
 
 
@@ -36,6 +39,19 @@ class Sizes:
     def pairs(self) -> int:
         """Number of pairs of examples whose products are computed."""
         return self.n * self.m if self.m is not None else self.n * (self.n + 1) // 2
+
+
+@dataclass(frozen=True)
+class ResultMemory:
+    """What results take.
+
+    Attributes:
+        bytes: Their own memory.
+        apart: How many of them have their blocks computed apart.
+    """
+
+    bytes: int
+    apart: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +102,12 @@ class Plan:
         """Bytes of a pair of examples in a block of the kernel that is computed apart."""
         return (1 if self.trace else self.logits**2) * itemsize
 
+    def _explicit_bytes(self, use: KnownUse, itemsize: int) -> int:
+        """Bytes needed to form an outer product's Jacobian beside its place among the explicit ones."""
+        x = use.features
+        gradients = self.logits * x.positions * use.channels
+        return itemsize * (gradients + 2 * x.positions * x.width * x.groups + 3 * self.logits * use.channels * x.width)
+
     def piece_bytes(self, network: FunctionalNetwork, footprint: Footprint) -> int:
         """Bytes needed to differentiate one example, what is kept of it not counted."""
         itemsize = network.dtype.itemsize
@@ -93,9 +115,15 @@ class Plan:
             use.channels * use.features.positions for uses in self.known.values() for use in uses if use.features
         )
         staged = sum(cost.staged for cost in self.costs.values())
+        staged += sum(
+            self._explicit_bytes(use, itemsize)
+            for name, uses in self.known.items()
+            for use in uses
+            if use.features and name not in self.costs
+        )
         unknown = sum(self.unknown.values()) * itemsize * JACOBIAN_COPIES * self.logits
         passes = 2 * footprint.activations + BACKWARD_FACTOR * footprint.largest * (self.logits if self.unknown else 1)
-        return passes + 2 * gradients * itemsize + staged + unknown
+        return SCATTERED * (passes + 2 * gradients * itemsize) + staged + unknown
 
 
 def owner(parameter: str) -> str:
@@ -170,7 +198,7 @@ def _bias_beside(weight: str, use: KnownUse, known: dict[str, list[KnownUse] | N
 
 
 def cut(
-    plan: Plan, network: FunctionalNetwork, footprint: Footprint, sizes: Sizes, result_bytes: int, budget: int
+    plan: Plan, network: FunctionalNetwork, footprint: Footprint, sizes: Sizes, results: ResultMemory, budget: int
 ) -> Blocks:
     """Choose the largest blocks that stay within the budget.
 
@@ -179,7 +207,7 @@ def cut(
         network: The network.
         footprint: What one example costs.
         sizes: Size of the kernel.
-        result_bytes: Memory of the result.
+        results: Memory of the results.
         budget: Bytes for everything.
 
     Returns:
@@ -190,18 +218,19 @@ def cut(
     """
     held, once = plan.held_bytes(network.dtype.itemsize), plan.piece_bytes(network, footprint)
     columns = sizes.n if sizes.m is None else sizes.m
-    fixed = result_bytes + 2 * network.size * network.dtype.itemsize
+    fixed = FLOOR + results.bytes + WEIGHT_COPIES * network.size * network.dtype.itemsize
+    fixed += sum(constant.nbytes for constant in network.constants.values())
 
     def needed(rows: int, beside: int, piece: int) -> int:
         across = max(rows, beside)
         between = max((layer.term.between_bytes(rows, across) for layer in plan.layers), default=0)
-        block = rows * across * plan.block_bytes(network.dtype.itemsize)
+        block = rows * across * plan.block_bytes(network.dtype.itemsize) * (1 + results.apart)
         return fixed + (rows + beside) * held + piece * once + between + block
 
     if needed(1, 1, 1) > budget:
         raise ValueError(
             f"memory_budget is {budget:,} bytes; this kernel needs at least {needed(1, 1, 1):,}, of which "
-            f"{result_bytes:,} for the kernel itself and {held + once:,} for one example."
+            f"{results.bytes:,} for the kernel itself and {held + once:,} for one example."
         )
     whole = sizes.n if sizes.m is None else max(sizes.n, sizes.m)
     best = max(PIECE, min(LARGEST_PIECE, PIECE_BYTES // footprint.activations))

@@ -13,6 +13,7 @@ class Result(Protocol):
     """Takes a kernel block by block; of a symmetric one the blocks on the diagonal and above."""
 
     bytes: int  # memory of the engine's that it takes
+    apart: bool  # whether its blocks are computed apart
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         """Zeros to which the block of these examples is added, ``(rows q, columns q)``."""
@@ -47,7 +48,7 @@ class TensorResult:
         n, self.q, m = sizes
         self.symmetric, self.computed = symmetric, computed
         self.flat = torch.zeros(n * self.q, m * self.q, dtype=dtype, device=device)
-        self.bytes = self.flat.nbytes
+        self.bytes, self.apart = self.flat.nbytes, dtype != computed
 
     def block(self, rows: slice, columns: slice) -> Tensor:
         """Zeros to which the block of these examples is added: the tensor's own, unless its number type differs."""
@@ -83,7 +84,7 @@ class ArrayResult:
         device: Where they are computed.
     """
 
-    bytes = 0
+    bytes, apart = 0, True
 
     def __init__(
         self, array: Any, logits: int, *, flat: bool, symmetric: bool, computed: torch.dtype, device: torch.device
