@@ -1,6 +1,7 @@
 """How fast this machine does what the forms of a term consist of: measured once, and kept."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -68,9 +69,15 @@ class Rates:
         try:
             stored = json.loads(path.read_text())
             tables = {name: {int(k): float(v) for k, v in stored[name].items()} for name in ("formation", "mixed")}
-            return cls(float(stored["product"]), **tables, bandwidth=float(stored["bandwidth"]))
+            rates = cls(float(stored["product"]), **tables, bandwidth=float(stored["bandwidth"]))
+            return rates if rates._possible() else None
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return None
+
+    def _possible(self) -> bool:
+        tables = (self.formation, self.mixed)
+        numbers = [self.product, self.bandwidth, *(rate for table in tables for rate in table.values())]
+        return all(tables) and all(math.isfinite(number) and number > 0 for number in numbers)
 
     @classmethod
     def _measured_to(cls, path: Path, device: torch.device, dtype: torch.dtype) -> "Rates":
