@@ -20,7 +20,7 @@ from twophase.entk.allocator import freed_memory_kept
 from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.inspection import inspect
 from twophase.entk.memory import measure_footprint
-from twophase.entk.plan import FLOOR, Blocks, ResultMemory, Sizes, cut, make_plan
+from twophase.entk.plan import Blocks, ResultMemory, Sizes, cut, make_plan
 from twophase.entk.rates import Rates
 from twophase.entk.readout import Readout
 
