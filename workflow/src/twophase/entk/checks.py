@@ -8,7 +8,7 @@ from twophase.errors import ModelError
 
 CHECKED_TOGETHER = 8  # examples whose joint outputs are compared with each one's own
 # Rounding can flip a ReLU or a maximum, which moves a gradient far more than an output: by 3 % in a VGG-16.
-GRADIENT_TOLERANCE = 0.3
+GRADIENT_TOLERANCE = 0.1
 
 
 def check_arguments(

@@ -164,6 +164,9 @@ class Jacobian:
             with torch.enable_grad():
                 logits = self.network(leaves, x)
                 for logit in logits[0, classes]:
+                    if not logit.requires_grad:  # this example's outputs depend on none of the parameters
+                        rows.append({name: torch.zeros_like(leaf) for name, leaf in leaves.items()})
+                        continue
                     gradients = torch.autograd.grad(
                         logit, list(leaves.values()), retain_graph=True, allow_unused=True, materialize_grads=True
                     )
