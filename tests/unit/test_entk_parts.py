@@ -51,7 +51,7 @@ GEOMETRIES = [geometry(seed) for seed in range(90)] + [
     ConvolutionFeatures((1, 1, 1, 3), (3, 3), (1, 1), (1, 1), (1, 1), 1),  # one pixel
     ConvolutionFeatures((1, 5, 5, 3), (2, 4), (3, 1), (1, 2), (1, 1), 1),  # an even kernel, skipped pixels
     ConvolutionFeatures((3, 4, 3), (3,), (1,), (1,), (1,), 1),  # three images of an example
-    ConvolutionFeatures((1, 3, 3, 3), (3, 3), (1, 1), (4, 4), (3, 3), 1),  # taps that see padding only
+    ConvolutionFeatures((1, 1, 3), (3,), (1,), (4,), (3,), 1),  # taps that see padding only
 ]
 
 
@@ -374,9 +374,10 @@ def numbers(*shape):
 OPERATIONS = []
 
 
-def rule(name, slot, function, inputs, *shapes, meant=0, rows=1, transposed=False):
-    """Note an operation of inputs and parameters of some shapes, one of them meant, with so many rows per example."""
-    OPERATIONS.append(((f"{name}Backward0", slot, transposed), function, inputs, shapes, meant, rows))
+def rule(name, slot, function, inputs, *shapes, meant=0, axis=0, rows=1, transposed=False):
+    """Note an operation of inputs and parameters of some shapes, one of them meant, and where its rows are."""
+    key = (f"{name}Backward0", slot, transposed)
+    OPERATIONS.append((key, function, inputs, shapes, meant, Rows(axis, rows, True)))
 
 
 def _batch_norm(x, w, b):
@@ -426,6 +427,9 @@ for _shape in ((2, 4), (1, 2, 4), (4,), (2, 1), (1,), ()):
     rule("Sub", 1, lambda x, p: torch.sub(x, p, alpha=2), numbers(2, 4), _shape)
     rule("Mul", 0, lambda x, p: p * x, numbers(2, 4), _shape)
     rule("Mul", 1, lambda x, p: x * p, numbers(2, 4), _shape)
+for _shape in ((4, 1, 1), (2, 1, 1, 1), (2, 4, 1, 3), (4, 1, 3), (3,)):
+    rule("Add", 1, lambda x, p: x + p, lambda: randn(2, 4, N, 3), _shape, axis=2)
+    rule("Mul", 0, lambda x, p: p * x, lambda: randn(2, 4, N * 2, 3), _shape, axis=2, rows=2)
 
 
 def test_every_rule_is_tested():
@@ -449,17 +453,17 @@ def parameter_gradient(use, gradient, rows, shape):
     return rule.in_parameter_order(jacobian.unflatten(2, (channels, -1)), features, shape)[:, 0]
 
 
-@pytest.mark.parametrize(("key", "operation", "inputs", "shapes", "meant", "per_example"), OPERATIONS)
-def test_rules_give_the_gradients_of_parameters(key, operation, inputs, shapes, meant, per_example):
+@pytest.mark.parametrize(("key", "operation", "inputs", "shapes", "meant", "rows"), OPERATIONS)
+def test_rules_give_the_gradients_of_parameters(key, operation, inputs, shapes, meant, rows):
     torch.manual_seed(0)
     x, parameters = inputs(), {str(i): leaf(*shape) for i, shape in enumerate(shapes)}
     outputs = operation(x, *parameters.values())
-    parted = torch.tanh(outputs).unflatten(0, (N, per_example)).flatten(1)
+    parted = torch.tanh(outputs).movedim(rows.axis, 0).unflatten(0, (N, rows.per_example)).flatten(1)
     logits = (parted * randn(*parted.shape)).sum(1)  # (n,)
     (use,) = find_uses(logits, parameters)[str(meant)]
     assert (use.node.name(), use.slot, use.transposed) == key
     (gradient,) = torch.autograd.grad(logits.sum(), [use.edge], retain_graph=True)
-    found = parameter_gradient(use, gradient, Rows(0, per_example, True), parameters[str(meant)].shape)
+    found = parameter_gradient(use, gradient, rows, parameters[str(meant)].shape)
     for logit, row in zip(logits, found, strict=True):
         (expected,) = torch.autograd.grad(logit, parameters[str(meant)], retain_graph=True)
         torch.testing.assert_close(row, expected.flatten(), rtol=1e-10, atol=1e-12)
