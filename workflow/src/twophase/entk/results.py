@@ -47,7 +47,7 @@ class TensorResult:
     ):
         n, self.q, m = sizes
         self.symmetric, self.computed = symmetric, computed
-        self.flat = torch.zeros(n * self.q, m * self.q, dtype=dtype, device=device)
+        self.flat = torch.empty(n * self.q, m * self.q, dtype=dtype, device=device)
         self.bytes, self.apart = self.flat.nbytes, dtype != computed
 
     def block(self, rows: slice, columns: slice) -> Tensor:

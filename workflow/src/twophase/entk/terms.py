@@ -22,6 +22,7 @@ from twophase.entk.products import add_product
 
 TILE_BYTES = 8 << 20  # of an intermediate result; a few fit into the last-level cache
 TILE_ROWS = 320  # of the full kernel
+TRACE_STRIPS, TRACE_ROWS = 4, 128  # of a trace: at least so many, unless they have fewer rows
 MIXED_TILE_BYTES = 5 << 19  # of gradients times Gram matrices, which are read again at once
 
 
@@ -172,14 +173,15 @@ class StructuredTerm:
         return shape.dtype.itemsize * (height * width * per_pair + gradients)
 
     def _tile(self, n: int, m: int) -> tuple[int, int]:
-        """Low tiles, so that few of their pairs lie below the diagonal."""
+        """Low tiles, since few of their pairs lie below the diagonal."""
         height = min(n, max(1, TILE_ROWS // self.shape.logits))
         return height, min(m, max(1, TILE_BYTES // (height * self.shape.logits**2 * self.shape.dtype.itemsize)))
 
     def _trace_tile(self, n: int, m: int) -> tuple[int, int]:
-        room = max(1, TILE_BYTES // (self.shape.features.positions**2 * self.shape.dtype.itemsize))
+        positions = self.shape.features.positions
+        room = max(1, TILE_BYTES // (positions**2 * self.shape.dtype.itemsize))
         width = max(1, min(m, room // 8))
-        return min(n, max(1, room // width)), width
+        return min(n, max(1, room // width), max(1, -(-n // TRACE_STRIPS), TRACE_ROWS // positions)), width
 
     def _add_full(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         q, other = self.shape.logits, right or left
