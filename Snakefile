@@ -1,4 +1,4 @@
-"""twophase: how a network's training passes from chaos to order. Targets: all, chaos, cone, figures."""
+"""twophase: how a network's training passes from chaos to order. Targets: all, chaos, cone, switching, figures."""
 
 
 configfile: "config.yaml"
@@ -10,6 +10,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/trajectories.smk"
 include: "workflow/rules/chaos.smk"
 include: "workflow/rules/cone.smk"
+include: "workflow/rules/switching.smk"
 include: "workflow/rules/figures.smk"
 
 

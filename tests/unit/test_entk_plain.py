@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from twophase.entk import checks, memory, plain, products
-from twophase.entk.functional import FunctionalNetwork
+from twophase.differentiation.functional import FunctionalNetwork
+from twophase.differentiation import checks
+from twophase.entk import memory, plain, products
 from twophase.entk.plain import plain_ntk
 from twophase.entk.precision import exact_float32
 from twophase.errors import ModelError

@@ -11,7 +11,7 @@ from twophase.config import read_config
 from twophase.errors import ConfigError
 from twophase.provenance import canonical, code_fingerprint, make_recipe
 from twophase.stale_locks import clear_stale_locks
-from twophase.trajectories import TRAJECTORY_PATTERN
+from twophase.trajectories import LINEARIZED_PATTERN, TRAJECTORY_PATTERN
 
 try:
     CONFIG = read_config(config)
@@ -29,6 +29,7 @@ wildcard_constraints:
     study="|".join(CONFIG.studies),
     seed=r"\d+",
     trajectory=TRAJECTORY_PATTERN,
+    linearized=LINEARIZED_PATTERN,
     step=r"\d+",
 
 
@@ -42,7 +43,8 @@ def recipe(rule_name, study_name):
     """What decides the output of a rule: its settings, its code, and the recipes of its inputs."""
     study = CONFIG.studies[study_name]
     # A user's network counts where it is trained; from there on it is part of the inputs' recipes.
-    import_path = study.model.name if rule_name == "advance" and ":" in study.model.name else None
+    trains = rule_name in ("advance", "advance_linearized")
+    import_path = study.model.name if trains and ":" in study.model.name else None
     code = code_fingerprint(SCRIPTS / f"{rule_name}.py", import_path=import_path)
     settings, inputs = SETTINGS[rule_name](study)
     return make_recipe(
@@ -97,6 +99,31 @@ def settings_of_cone(study):
     return settings, {"kernel": "compute_entk"}
 
 
+def settings_of_linearized_measures(study):
+    settings = {
+        "anchors": {"checkpoint_every": study.training.checkpoint_every, "length": study.length()},
+        "measures": study.switching.model_dump(include={"evaluation_examples", "probe_examples"}),
+    }
+    return settings, {"linearized": "advance_linearized"}
+
+
+def settings_of_switching(study):
+    settings = {
+        "seeds": study.seeds,
+        "learning_rates": study.linearized_rates(),
+        "switch_steps": study.switching.switch_steps,
+    }
+    return settings, {"measures": "measure_linearized"}
+
+
+def settings_of_switching_figure(study):
+    settings = {
+        "style": CONFIG.figures.model_dump(),
+        "published": study.switching.model_dump(include={"published_test_accuracy"}, mode="json"),
+    }
+    return settings, {"switching": "collect_switching"}
+
+
 def settings_of_figures(input_name, maker):
     return lambda study: (CONFIG.figures.model_dump(), {input_name: maker})
 
@@ -116,7 +143,11 @@ SETTINGS = {
         {"checkpoint": "advance"},
     ),
     "measure_cone": settings_of_cone,
+    "advance_linearized": lambda study: (study.linearized_settings(), {"checkpoint": "advance"}),
+    "measure_linearized": settings_of_linearized_measures,
+    "collect_switching": settings_of_switching,
     "plot_history": settings_of_figures("history", "record_history"),
     "plot_chaos": settings_of_figures("chaos", "collect_chaos"),
     "plot_cone": settings_of_figures("cone", "measure_cone"),
+    "plot_switching": settings_of_switching_figure,
 }

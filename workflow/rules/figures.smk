@@ -117,11 +117,35 @@ rule plot_cone:
         "../scripts/plot_cone.py"
 
 
+rule plot_switching:
+    input:
+        switching="results/{study}/switching.nc",
+    output:
+        switching=report(
+            "results/{study}/figures/switching.png",
+            caption="../report/switching.rst",
+            category="{study}",
+            labels={"figure": "9 Linearised switching (Fig. 6)"},
+        ),
+        switching_svg="results/{study}/figures/switching.svg",
+    log:
+        "results/{study}/logs/plot_switching.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_switching.tsv"
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_switching"),
+    script:
+        "../scripts/plot_switching.py"
+
+
 rule figures:
     input:
         history_figures(),
         chaos_figures(),
         cone_figures(),
+        switching_figures(),
 
 
 rule chaos:
@@ -132,3 +156,8 @@ rule chaos:
 rule cone:
     input:
         cone_figures(),
+
+
+rule switching:
+    input:
+        switching_figures(),

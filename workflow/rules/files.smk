@@ -4,6 +4,8 @@ import os
 
 from twophase.trajectories import (
     PARENT,
+    Switch,
+    anchors_from,
     checkpoint_at_or_below,
     grid_of_branches,
     parse_trajectory,
@@ -93,6 +95,36 @@ def checkpoint_before_branch(wildcards):
     return stored_checkpoint(wildcards.study, wildcards.seed, PARENT, t0)
 
 
+def linearized_start(wildcards):
+    """The checkpoint from which a step of a linearised run is reached; at or below the switch the parent's."""
+    every = CONFIG.studies[wildcards.study].training.checkpoint_every
+    start = start_of_segment(wildcards.linearized, int(wildcards.step), every)
+    return checkpoint_path(wildcards.study, wildcards.seed, *start)
+
+
+def measured_checkpoints(trajectory):
+    """An input function: for each measured step of a linearised run the checkpoint from which it is replayed."""
+
+    def checkpoints(wildcards):
+        study = CONFIG.studies[wildcards.study]
+        switch_step = parse_trajectory(wildcards.linearized).switch_step
+        steps = anchors_from(switch_step, study.training.checkpoint_every, study.length())
+        name = trajectory or wildcards.linearized
+        return [stored_checkpoint(wildcards.study, wildcards.seed, name, step) for step in steps]
+
+    return checkpoints
+
+
+def linearized_measures(wildcards):
+    study = CONFIG.studies[wildcards.study]
+    return [
+        f"results/{wildcards.study}/seed{seed}/{Switch(step, rate).name}/linearized.nc"
+        for seed in study.seeds
+        for rate in study.linearized_rates()
+        for step in study.switching.switch_steps
+    ]
+
+
 def comparisons(wildcards):
     study = CONFIG.studies[wildcards.study]
     return [
@@ -131,3 +163,7 @@ def chaos_figures():
 
 def cone_figures():
     return [path for name, study in STUDIES.items() if study.cone for path in figure_files(name, CONE_FIGURES)]
+
+
+def switching_figures():
+    return [path for name, study in STUDIES.items() if study.switching for path in figure_files(name, ["switching"])]

@@ -29,6 +29,7 @@ SECTIONS = {
     config.Training: "studies.NAME.training",
     config.Chaos: "studies.NAME.chaos",
     config.Cone: "studies.NAME.cone",
+    config.Switching: "studies.NAME.switching",
     config.StepRange: "A range of steps",
     config.Figures: "figures",
 }

@@ -19,7 +19,8 @@ class Checkpoint:
     """A trajectory at a step.
 
     ``losses`` are the training losses of the updates ``step - len(losses)`` up to ``step - 1``, those of the job that
-    wrote the file; ``environment`` says on what they were computed.
+    wrote the file; ``environment`` says on what they were computed. ``diverged_at`` is the update at which a run that
+    may diverge did so.
     """
 
     recipe: str
@@ -30,6 +31,7 @@ class Checkpoint:
     optimizer: dict
     losses: Tensor
     environment: dict[str, str]
+    diverged_at: int | None = None
 
 
 def checkpoint_of(
@@ -45,6 +47,7 @@ def checkpoint_of(
         optimizer=run.optimizer.state_dict(),
         losses=losses,
         environment=environment,
+        diverged_at=run.diverged_at,
     )
 
 
@@ -52,7 +55,7 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
     """Put a run where the checkpoint was: weights, buffers, optimiser state and step; the two share no memory."""
     run.network.load_state_dict(checkpoint.network)
     run.optimizer.load_state_dict(copy.deepcopy(checkpoint.optimizer))  # PyTorch would keep the tensors themselves
-    run.step = checkpoint.step
+    run.step, run.diverged_at = checkpoint.step, checkpoint.diverged_at
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:

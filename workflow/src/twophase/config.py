@@ -341,6 +341,36 @@ class Cone(Section):
     kernel: Literal["full", "trace"] = Field("full", description="All pairs of logits, or their class trace.")
 
 
+def _with_zero(steps: list[int]) -> list[int]:
+    return sorted({0, *steps})
+
+
+class Switching(Section):
+    """Linearised switching (Zhou 2025a, Fig. 6): train to step s, then the network linearised there, to T."""
+
+    switch_steps: Annotated[StepGrid, AfterValidator(_with_zero)] = Field(
+        description="Steps s at which the parent is linearised; 0, linear from the start, is always added."
+    )
+    learning_rates: Annotated[list[PositiveFloat], AfterValidator(_distinct)] | None = Field(
+        None, description="Base learning rates of the linearised runs; null takes the parent's."
+    )
+    schedule: Annotated[Constant | Milestones | Cosine, Field(discriminator="name")] | None = Field(
+        None, description="Their schedule, steps counted from the parent's start; null goes on with the parent's."
+    )
+    optimizer_state: Literal["carried", "reset"] = Field(
+        "carried", description="What becomes of the parent's momentum (or moments) at the switch."
+    )
+    evaluation_examples: PositiveInt = Field(
+        2000, description="Training images on which accuracy and loss are measured; of the test images all are."
+    )
+    probe_examples: PositiveInt = Field(
+        100, description="Class-balanced, unaugmented training images of the kernel whose top eigenvalue is reported."
+    )
+    published_test_accuracy: dict[int, Fraction] = Field(
+        {}, description="A paper's test accuracy at T by switch step, drawn beside ours."
+    )
+
+
 class Study(Section):
     """One network on one data set: its trajectories and what is measured along them."""
 
@@ -358,6 +388,7 @@ class Study(Section):
     )
     chaos: Chaos | None = Field(None, description="The chaos effect; null leaves it out.")
     cone: Cone | None = Field(None, description="The cone effect; null leaves it out.")
+    switching: Switching | None = Field(None, description="Linearised switching; null leaves it out.")
 
     def steps_per_epoch(self) -> float:
         """Training images over batch size; batches run on across epochs, so that none is cut short."""
@@ -367,15 +398,16 @@ class Study(Section):
         """Length T of the run in steps."""
         return self.training.length.steps(self.steps_per_epoch())
 
-    def schedule_in_steps(self) -> dict[str, Any]:
-        """The schedule with every duration in steps; a cosine without length ends with the run."""
+    def schedule_in_steps(self, schedule: Constant | Milestones | Cosine | None = None) -> dict[str, Any]:
+        """A schedule, by default the parent's, in steps; a cosine without length ends with the run."""
+        schedule = schedule or self.schedule
         per_epoch = self.steps_per_epoch()
-        settings = {"name": self.schedule.name, "warmup": self.schedule.warmup.steps(per_epoch)}
-        if isinstance(self.schedule, Milestones):
-            settings["milestones"] = [m.steps(per_epoch) for m in self.schedule.milestones]
-            settings["factor"] = self.schedule.factor
-        if isinstance(self.schedule, Cosine):
-            settings["length"] = (self.schedule.length or self.training.length).steps(per_epoch)
+        settings = {"name": schedule.name, "warmup": schedule.warmup.steps(per_epoch)}
+        if isinstance(schedule, Milestones):
+            settings["milestones"] = [m.steps(per_epoch) for m in schedule.milestones]
+            settings["factor"] = schedule.factor
+        if isinstance(schedule, Cosine):
+            settings["length"] = (schedule.length or self.training.length).steps(per_epoch)
         return settings
 
     def run_settings(self) -> dict[str, Any]:
@@ -386,6 +418,17 @@ class Study(Section):
             "schedule": self.schedule_in_steps(),
             **self.training.model_dump(include={"batch_size", "crop_padding", "horizontal_flip", "dtype"}),
         }
+
+    def linearized_settings(self) -> dict[str, Any]:
+        """What decides a linearised run's checkpoints besides the parent's, its switch and its learning rate."""
+        return {
+            "optimizer_state": self.switching.optimizer_state,
+            "schedule": self.schedule_in_steps(self.switching.schedule),
+        }
+
+    def linearized_rates(self) -> list[float]:
+        """Base learning rates of the linearised runs."""
+        return self.switching.learning_rates or [self.optimizer.learning_rate]
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for what lies between fields."""
@@ -403,6 +446,7 @@ class Study(Section):
                 return
             yield from self._chaos_problems(length)
             yield from self._cone_problems(length)
+            yield from self._switching_problems(length)
 
     def _size_problems(self) -> Iterator[tuple[str, str]]:
         train, test = self.data.train_size(), self.data.test_size()
@@ -414,6 +458,11 @@ class Study(Section):
             ]
         if self.cone:
             wanted.append(("cone.probe_examples", self.cone.probe_examples, train, "training images"))
+        if self.switching:
+            wanted += [
+                ("switching.evaluation_examples", self.switching.evaluation_examples, train, "training images"),
+                ("switching.probe_examples", self.switching.probe_examples, train, "training images"),
+            ]
         for key, asked, there, what in wanted:
             if asked > there:
                 yield key, f"asks for {asked}, the study has {there} {what}"
@@ -433,6 +482,11 @@ class Study(Section):
             ]
         if self.cone:
             wanted.append(("cone.probe_examples", self.cone.probe_examples, train))
+        if self.switching:
+            wanted += [
+                ("switching.evaluation_examples", self.switching.evaluation_examples, train),
+                ("switching.probe_examples", self.switching.probe_examples, train),
+            ]
         for key, asked, most in wanted:
             if most < asked <= self.data.train_size():
                 yield key, f"asks for {asked}, as many of each class as of any other; the study has {most} such images"
@@ -470,6 +524,13 @@ class Study(Section):
         if unpaired:
             yield "cone.intervals", f"needs two of kernel_steps that far apart, got {shown(unpaired)}"
 
+    def _switching_problems(self, length: int) -> Iterator[tuple[str, str]]:
+        if self.switching is None:
+            return
+        beyond = [step for step in self.switching.switch_steps if step >= length]
+        if beyond:
+            yield "switching.switch_steps", f"must lie below the run's length of {length} steps, got {shown(beyond)}"
+
 
 # What a check between fields of a study rests on: where one of these is wrong itself, the check would only confuse.
 _DATA = ("data", "data.source", "data.folder", "data.train_examples", "data.test_examples")
@@ -492,6 +553,9 @@ RESTS_ON = {
     "cone.reference_steps": ("cone.kernel_steps",),
     "cone.intervals": ("cone.kernel_steps",),
     "cone.probe_examples": _DATA,
+    "switching.switch_steps": _LENGTH,
+    "switching.evaluation_examples": _DATA,
+    "switching.probe_examples": _DATA,
 }
 
 

@@ -9,6 +9,7 @@ from twophase.checkpoint import Checkpoint, load_checkpoint
 from twophase.data import ImageData, load_images
 from twophase.devices import environment
 from twophase.provenance import check_recipe
+from twophase.trajectories import PARENT
 
 
 def load_data(path: Path | str, run_settings: dict, recipe: dict, device: torch.device) -> ImageData:
@@ -55,3 +56,22 @@ def load_start(path: Path | str, recipe: dict, seed: int, device: torch.device, 
             {key: here[key] for key in other},
         )
     return checkpoint
+
+
+def load_linearized_start(
+    path: Path | str, recipe: dict, seed: int, device: torch.device, log: logging.Logger
+) -> Checkpoint:
+    """As `load_start`, for a linearised run: one of its own checkpoints, or of the parent's below the switch.
+
+    Args:
+        path: The checkpoint.
+        recipe: The recipe of the linearised run's checkpoints, whose input are the parent's.
+        seed: Seed of the run.
+        device: Device of this job.
+        log: Takes a warning if it was computed elsewhere.
+
+    Returns:
+        The checkpoint, on the CPU.
+    """
+    own = Path(path).parent.name != PARENT
+    return load_start(path, recipe if own else recipe["inputs"]["checkpoint"], seed, device, log)

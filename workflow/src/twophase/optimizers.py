@@ -1,11 +1,11 @@
 """The optimisers of the config, as PyTorch has them."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 
 def build_optimizer(settings: dict[str, Any], parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
@@ -41,13 +41,27 @@ def build_optimizer(settings: dict[str, Any], parameters: Iterable[nn.Parameter]
     raise ValueError(f"optimizer must be sgd or adamw, got {settings['name']!r}")
 
 
-def update_parameters(optimizer: optim.Optimizer) -> None:
+def update_parameters(optimizer: optim.Optimizer, origin: Sequence[Tensor] = ()) -> None:
     """Do what ``optimizer.step()`` does, without importing PyTorch's compiler.
 
     ``step`` is wrapped for ``torch.compile``, profiling and hooks, none of which a run uses; calling the wrapper
     imports ``torch._dynamo``, which takes 1.3 s of every job.
+
+    Args:
+        optimizer: Its parameters have gradients.
+        origin: Where the parameters are offsets from, one tensor each, so that weight decay acts on ``origin +
+            parameter``; by default they are what decays.
     """
+    (group,) = optimizer.param_groups
+    decoupled = isinstance(optimizer, optim.AdamW)
     with torch.no_grad():
+        for parameter, start in zip(group["params"], origin, strict=False):
+            if parameter.grad is None:
+                continue
+            if decoupled:
+                parameter.add_(start, alpha=-group["lr"] * group["weight_decay"])
+            else:
+                parameter.grad.add_(start, alpha=group["weight_decay"])
         inspect.unwrap(type(optimizer).step)(optimizer)
 
 

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from twophase.batches import Batches
 from twophase.data import ImageData
@@ -23,7 +24,14 @@ class TrainingRun:
 
     Everything that the rest of the run depends on is ``step``, ``network``, ``optimizer`` and the seed: batches,
     augmentation, learning rate and the network's own random numbers are functions of (seed, step).
+
+    Attributes:
+        may_diverge: Whether a loss that is infinite or NaN ends the training, as a result, instead of the job.
+        diverged_at: The update whose loss was so, if there was one; nothing is trained from there on.
     """
+
+    may_diverge = False
+    diverged_at: int | None = None
 
     def __init__(self, data: ImageData, settings: dict, seed: int) -> None:
         """Set up a run at step 0.
@@ -50,6 +58,7 @@ class TrainingRun:
         self.optimizer = build_optimizer(settings["optimizer"], trainable)
         self._learning_rate = settings["optimizer"]["learning_rate"]
         self._schedule = settings["schedule"]
+        self._origin: list[Tensor] = []
         self.batch_size = settings["batch_size"]
         self._batches = Batches(
             data,
@@ -67,24 +76,41 @@ class TrainingRun:
             progress: Called with the step reached, every `STEPS_BETWEEN_CHECKS` steps.
 
         Returns:
-            Training loss of each update, float64 on the CPU, shape ``(until - step,)``.
+            Training loss of each update, float64 on the CPU, shape ``(until - step,)``; NaN after a divergence.
 
         Raises:
-            DivergenceError: At the first update whose loss is infinite or NaN, or if the last one makes parameters so.
+            DivergenceError: At the first update whose loss is infinite or NaN, or if the last one makes parameters so;
+                unless the run may diverge.
         """
-        first = self.step
-        losses = []
+        losses: list[Tensor] = []
         device = self.data.train_images.device
         self.network.train()
         with global_generators_kept(device):
-            while self.step < until:
+            while self.step < until and self.diverged_at is None:
                 stop = min(self.step + STEPS_BETWEEN_CHECKS, until)
                 chunk = torch.stack([self._update() for _ in range(self.step, stop)])
                 losses.append(self._checked(chunk, stop).double().cpu())
                 if progress:
                     progress(self.step)
         self._check_parameters()
-        return torch.cat(losses) if first < until else torch.empty(0, dtype=torch.float64)
+        losses.append(torch.full((until - self.step,), torch.nan, dtype=torch.float64))  # if it has diverged
+        self.step = until
+        return torch.cat(losses)
+
+    def continue_with(
+        self, network: nn.Module, optimizer: Optimizer, *, learning_rate: float, schedule: dict, origin: list[Tensor]
+    ) -> None:
+        """Train another network from the present step on, with the same batches.
+
+        Args:
+            network: On the device of the run.
+            optimizer: Of its parameters.
+            learning_rate: Base learning rate.
+            schedule: As `twophase.config.Study.schedule_in_steps` gives it.
+            origin: Where its parameters are offsets from, for weight decay.
+        """
+        self.network, self.optimizer, self._origin = network, optimizer, origin
+        self._learning_rate, self._schedule = learning_rate, schedule
 
     def _update(self) -> Tensor:
         """Take theta_step to theta_{step+1}; the batch's loss stays on the device."""
@@ -95,7 +121,7 @@ class TrainingRun:
         self.optimizer.zero_grad()
         loss = functional.cross_entropy(self.network(images), labels)
         loss.backward()
-        update_parameters(self.optimizer)
+        update_parameters(self.optimizer, self._origin)
         self.step += 1
         return loss.detach()
 
@@ -103,6 +129,9 @@ class TrainingRun:
         finite = torch.isfinite(losses)
         if not finite.all():
             step = stop - len(losses) + int((~finite).nonzero()[0])
+            if self.may_diverge:
+                self.diverged_at = step
+                return losses
             rate = learning_rate_at(step, self._learning_rate, self._schedule)
             raise DivergenceError(
                 f"the training loss became {losses[step - stop].item()} at step {step} (seed {self.seed}, learning "
@@ -112,7 +141,10 @@ class TrainingRun:
 
     def _check_parameters(self) -> None:
         """The last update's outcome isn't in any loss yet."""
-        if not all(parameter.isfinite().all() for parameter in trainable_parameters(self.network)):
+        if self.diverged_at is None and not all(p.isfinite().all() for p in trainable_parameters(self.network)):
+            if self.may_diverge:
+                self.diverged_at = self.step
+                return
             raise DivergenceError(
                 f"parameters became infinite or NaN at step {self.step} (seed {self.seed}); expected finite ones. "
                 "A smaller optimizer.learning_rate or a warm-up may help."

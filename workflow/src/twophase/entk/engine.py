@@ -14,10 +14,11 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
+from twophase.differentiation.checks import count_classes
+from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk.allocator import freed_memory_kept
-from twophase.entk.checks import check_arguments, count_classes
+from twophase.entk.arguments import check_arguments
 from twophase.entk.clock import Clock
-from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.inspection import KnownUse, inspect
 from twophase.entk.memory import Footprint, default_budget, measure_footprint
 from twophase.entk.plan import Blocks, Plan, ResultMemory, Sizes, cut, make_plan, owner

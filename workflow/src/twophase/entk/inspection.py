@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from twophase.entk.checks import GRADIENT_TOLERANCE, check_decoupled, check_outputs, fixed_weights
+from twophase.differentiation.checks import GRADIENT_TOLERANCE, check_decoupled, check_outputs, fixed_weights
+from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk.features import Features
-from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.operations import ScaledSum, operation_of
 from twophase.entk.rows import GraphChanged, Rows, agrees, possible_rows
 from twophase.entk.uses import Use, find_uses

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from twophase.entk.functional import FunctionalNetwork
+from twophase.differentiation.functional import FunctionalNetwork
 
 CPU_SHARE = 0.25  # of the available memory: other jobs run beside this one
 CUDA_SHARE = 0.5  # of the device's free memory

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from twophase.entk.checks import (
+from twophase.differentiation.checks import (
     CHECKED_TOGETHER,
-    check_arguments,
     check_decoupled,
     check_finite,
     check_outputs,
     count_classes,
 )
-from twophase.entk.functional import FunctionalNetwork
+from twophase.differentiation.functional import FunctionalNetwork
+from twophase.entk.arguments import check_arguments
 from twophase.entk.memory import Blocks, default_budget, measure_footprint, plan_blocks
 from twophase.entk.precision import exact_float32
 from twophase.entk.products import add_product, mirror

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk.costs import Cost, cheapest, term_of
-from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.inspection import KnownUse
 from twophase.entk.memory import Footprint
 from twophase.entk.operations import BIAS_SLOTS

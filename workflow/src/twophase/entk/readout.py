@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from twophase.entk.checks import check_outputs, fixed_weights
+from twophase.differentiation.checks import check_outputs, fixed_weights
+from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk.clock import Clock
 from twophase.entk.features import Features
-from twophase.entk.functional import FunctionalNetwork
 from twophase.entk.inspection import KnownUse
 from twophase.entk.operations import OuterProduct, operation_of
 from twophase.entk.rows import GraphChanged

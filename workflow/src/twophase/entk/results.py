@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from twophase.entk.checks import check_finite
+from twophase.differentiation.checks import check_finite
 from twophase.entk.products import mirror
 
 

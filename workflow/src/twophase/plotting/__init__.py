@@ -10,6 +10,7 @@ from twophase.plotting.cone import (
 )
 from twophase.plotting.history import plot_history
 from twophase.plotting.style import save_figure, style_context
+from twophase.plotting.switching import plot_switching
 
 __all__ = [
     "plot_barrier_against_t0",
@@ -21,6 +22,7 @@ __all__ = [
     "plot_kernel_scale",
     "plot_projection",
     "plot_reference_distance",
+    "plot_switching",
     "save_figure",
     "style_context",
 ]

@@ -1,0 +1,1 @@
+"""Networks as functions of their parameters, their derivatives along these, and what can't be differentiated."""

@@ -1,0 +1,204 @@
+"""What switching to linearised training is worth: each linearised run measured, then all of them on one grid."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+
+from twophase.comparison import accuracy, disagreement_rate, logits_of, mean_loss
+from twophase.data import ImageData, class_balanced_examples
+from twophase.entk import kernel_product
+from twophase.entk.plain import plain_ntk
+from twophase.kernels import kernel_distance
+from twophase.storage import describe
+from twophase.training import TrainingRun
+from twophase.trajectories import Switch
+
+DESCRIPTIONS = {
+    "seed": ("seed of the run", "1"),
+    "learning_rate": ("base learning rate of the linearised run", "1"),
+    "switch_step": ("step s at which the parent is linearised; 0 is linear from the start", "step"),
+    "step": ("training step", "step"),
+    "test_accuracy": ("share of test images that the linearised run classifies right", "1"),
+    "test_loss": ("cross-entropy of the linearised run on test images", "nat"),
+    "train_accuracy": ("share of a subset of the training images that the linearised run classifies right", "1"),
+    "train_loss": ("cross-entropy of the linearised run on a subset of the training images", "nat"),
+    "distance": ("|delta|_2, the distance that the linearised run has travelled from theta_s", "1"),
+    "disagreement_rate": ("share of test images to which linearised and non-linear run give different classes", "1"),
+    "nonlinear_test_accuracy": ("share of test images that the parent classifies right", "1"),
+    "nonlinear_test_loss": ("cross-entropy of the parent on test images", "nat"),
+    "nonlinear_train_accuracy": ("share of the same training images that the parent classifies right", "1"),
+    "nonlinear_train_loss": ("cross-entropy of the parent on the same training images", "nat"),
+    "diverged": (
+        "1 if the loss became infinite or NaN, or training loss at T exceeds both its value at s and that of guessing",
+        "1",
+    ),
+    "diverged_at": ("update whose loss was infinite or NaN; NaN if there was none", "step"),
+    "top_eigenvalue": ("largest eigenvalue of the eNTK at s on the probe examples, over their number", "1"),
+    "stable_learning_rate": (
+        "largest learning rate at which gradient descent with the run's momentum is stable whatever the logits: "
+        "2 (1 + momentum) over half of the top eigenvalue; NaN for other optimisers",
+        "1",
+    ),
+    "kernel_change": (
+        "kernel distance between the linearised run's eNTK at T and the network's at s, on a few probe examples: "
+        "0 by definition",
+        "1",
+    ),
+}
+MEASURES = ["test_accuracy", "test_loss", "train_accuracy", "train_loss", "distance", "disagreement_rate"]
+BASELINES = [f"nonlinear_{name}" for name in MEASURES[:4]]
+CHECKED_EXAMPLES = 5  # for the kernel of the linearised run, by backward passes of its own
+EIGENVALUE_TOLERANCE = 1e-3  # relative
+
+
+def measure_linearized(
+    pairs: Iterable[tuple[int, TrainingRun, TrainingRun]],
+    data: ImageData,
+    *,
+    evaluation_examples: int,
+    probe_examples: int,
+    optimizer: dict[str, Any],
+) -> xr.Dataset:
+    """Measure one linearised run beside its parent.
+
+    Args:
+        pairs: (step, linearised run, parent) from the switch to the end of the run, taken one at a time.
+        data: Images.
+        evaluation_examples: Class-balanced training images on which accuracy and loss are measured.
+        probe_examples: Class-balanced training images of the top eigenvalue.
+        optimizer: Settings of the optimiser.
+
+    Returns:
+        Data set over step, and numbers of the whole run.
+    """
+    chosen = class_balanced_examples(data.train_labels, evaluation_examples)
+    train = data.train_images[chosen], data.train_labels[chosen]
+    probe = data.train_images[class_balanced_examples(data.train_labels, probe_examples)]
+    along: dict[int, dict[str, float]] = {}
+    whole: dict[str, float] = {}
+    for step, run, parent in pairs:
+        if not along:  # the switch: linearised run and parent are one network
+            network = parent.network.eval()
+            whole["top_eigenvalue"] = top_eigenvalue(network, probe)
+            kernel = plain_ntk(network, probe[:CHECKED_EXAMPLES])
+        along[step] = _measured(run, parent, data, train)
+    whole["stable_learning_rate"] = stable_learning_rate(whole["top_eigenvalue"], optimizer)
+    whole["kernel_change"] = kernel_distance(kernel, plain_ntk(run.network.eval(), probe[:CHECKED_EXAMPLES]))
+    whole["diverged_at"] = np.nan if run.diverged_at is None else run.diverged_at
+    losses = [measured["train_loss"] for measured in along.values()]
+    whole["diverged"] = _has_diverged(losses, run.diverged_at, data.classes)
+    variables = {name: ("step", [measured[name] for measured in along.values()]) for name in MEASURES + BASELINES}
+    return describe(xr.Dataset(variables | whole, coords={"step": list(along)}), DESCRIPTIONS)
+
+
+def _measured(run: TrainingRun, parent: TrainingRun, data: ImageData, train: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """All measures at one step; NaN where the run has diverged."""
+    values = {}
+    logits = {}
+    for prefix, owner in (("", run), ("nonlinear_", parent)):
+        logits[prefix] = logits_of(owner.network, data.test_images)
+        of_train = logits_of(owner.network, train[0])
+        values[f"{prefix}test_accuracy"] = accuracy(logits[prefix], data.test_labels)
+        values[f"{prefix}test_loss"] = mean_loss(logits[prefix], data.test_labels)
+        values[f"{prefix}train_accuracy"] = accuracy(of_train, train[1])
+        values[f"{prefix}train_loss"] = mean_loss(of_train, train[1])
+    values["disagreement_rate"] = disagreement_rate(logits[""], logits["nonlinear_"])
+    values["distance"] = (
+        float(torch.stack([part.detach().double().square().sum() for part in run.network.offset]).sum()) ** 0.5
+    )
+    return values | (dict.fromkeys(MEASURES, np.nan) if run.diverged_at is not None else {})
+
+
+def _has_diverged(train_losses: list[float], diverged_at: int | None, classes: int) -> int:
+    """Whether training has made the training loss worse than both the switch's and that of guessing, ln K."""
+    return int(diverged_at is not None or not train_losses[-1] <= max(train_losses[0], float(np.log(classes))))
+
+
+def top_eigenvalue(network: nn.Module, probe: Tensor) -> float:
+    """Largest eigenvalue of the eNTK over the number of examples, by Lanczos iterations on kernel products.
+
+    Args:
+        network: In evaluation mode.
+        probe: Examples ``(n, C, H, W)``.
+
+    Returns:
+        lambda_max(H) / n, the largest curvature of the mean squared loss ``|f - y|^2 / (2 n)``.
+    """
+    with torch.no_grad():
+        shape = network(probe).shape
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        vectors = torch.from_numpy(vector.reshape(shape)).to(probe)
+        return kernel_product(network, probe, vectors).cpu().double().numpy().ravel()
+
+    size = shape.numel()
+    operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(size)
+    (largest,) = eigsh(operator, k=1, which="LA", v0=start, tol=EIGENVALUE_TOLERANCE, return_eigenvectors=False)
+    return float(largest) / len(probe)
+
+
+def stable_learning_rate(top_eigenvalue: float, optimizer: dict[str, Any]) -> float:
+    """Largest learning rate at which full-batch descent on the mean cross-entropy of a linear model is stable.
+
+    The cross-entropy's curvature in the logits is at most 1/2, so that the loss's is at most half of the kernel's top
+    eigenvalue lambda. Gradient descent with momentum mu is stable below ``2 (1 + mu) / (lambda / 2)``, Nesterov's form
+    below ``2 (1 + mu) / ((1 + 2 mu) lambda / 2)``.
+
+    Args:
+        top_eigenvalue: As `top_eigenvalue` returns it.
+        optimizer: Settings of the optimiser.
+
+    Returns:
+        The learning rate; NaN for optimisers other than SGD.
+    """
+    if optimizer["name"] != "sgd":
+        return np.nan
+    momentum = optimizer["momentum"]
+    slowed = 1 + 2 * momentum if optimizer["nesterov"] else 1
+    return 2 * (1 + momentum) / (slowed * top_eigenvalue / 2)
+
+
+def grid_of_switches(
+    runs: Mapping[tuple[int, str], xr.Dataset],
+    *,
+    seeds: list[int],
+    learning_rates: list[float],
+    switch_steps: list[int],
+) -> xr.Dataset:
+    """Put all linearised runs on the grid (seed, learning_rate, switch_step).
+
+    Args:
+        runs: For each (seed, name of the linearised run) what `measure_linearized` returned.
+        seeds: Seeds.
+        learning_rates: Base learning rates.
+        switch_steps: Steps s, 0 among them.
+
+    Returns:
+        The measures at T, and under ``{measure}_along`` at every step from the switch on, NaN before; numbers of the
+        whole run; and the parent's ``nonlinear_*`` over (seed, step).
+    """
+    steps = sorted({int(step) for run in runs.values() for step in run["step"].values})
+    axes = {"seed": seeds, "learning_rate": learning_rates, "switch_step": switch_steps}
+    cells = [runs[seed, Switch(step, rate).name] for seed in seeds for rate in learning_rates for step in switch_steps]
+    shape = tuple(map(len, axes.values()))
+    variables: dict[str, tuple] = {}
+    for name in MEASURES:
+        along = np.stack([cell[name].reindex(step=steps).values for cell in cells]).reshape(*shape, len(steps))
+        variables[name] = (tuple(axes), along[..., -1])
+        variables[f"{name}_along"] = ((*axes, "step"), along)
+    for name in ("diverged", "diverged_at", "top_eigenvalue", "stable_learning_rate", "kernel_change"):
+        variables[name] = (tuple(axes), np.stack([cell[name].values for cell in cells]).reshape(shape))
+    parents = {seed: runs[seed, Switch(0, learning_rates[0]).name] for seed in seeds}
+    for name in BASELINES:
+        values = np.stack([parents[seed][name].reindex(step=steps).values for seed in seeds])
+        variables[name] = (("seed", "step"), values)
+    along_too = {
+        f"{name}_along": (f"{DESCRIPTIONS[name][0]}, along the run", DESCRIPTIONS[name][1]) for name in MEASURES
+    }
+    return describe(xr.Dataset(variables, coords=axes | {"step": steps}), DESCRIPTIONS | along_too)
