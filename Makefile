@@ -1,6 +1,6 @@
 # make         set up, run the default study, write results/report.html
 # make test    set up, run the linters and the tests
-# make benchmark   the training loop against the bare step (minutes), the kernel engine against its peers (hours)
+# make benchmark   training and linearised steps (minutes), the kernel engine against its peers (hours)
 # make report  write the report anew from finished results
 # make lock    pin the newest versions of all packages (needs uv)
 # CONFIG=studies/NAME.yaml runs another study; CORES=4 limits the cores; PYTHON=python3.12 chooses the interpreter.
@@ -37,6 +37,7 @@ lint: $(READY)
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/training_loop.py
+	$(BIN)/python benchmarks/linearized_step.py
 	$(BIN)/python benchmarks/entk.py
 
 $(READY): envs/requirements.lock pyproject.toml

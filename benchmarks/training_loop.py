@@ -12,25 +12,21 @@ import argparse
 import copy
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
+from side_by_side import fashion_mnist, random_images, spread, timed
 from torch.nn import functional
 
 from twophase.batches import Batches
 from twophase.config import Study
-from twophase.data import ImageData, load_images, write_images
+from twophase.data import ImageData
 from twophase.devices import environment, prepare_device
-from twophase.sources import Selection, read_images
 from twophase.training import TrainingRun
 
 LIMIT = 1.15
-EMBEDDED_IMAGES = Path(__file__).parents[1] / "workflow" / "resources" / "fashion_mnist" / "images.nc"
 BATCH_SIZE = 128
 
 
@@ -62,9 +58,7 @@ def main() -> int:
         project, bare = measure(case, device, steps=steps, pairs=pairs)
         ratio = project / bare
         within &= float(np.median(ratio)) <= LIMIT
-        row = (
-            f"{case.name:<32} {steps:>5}  {_spread(1000 * project):<22} {_spread(1000 * bare):<22} {_spread(ratio, 3)}"
-        )
+        row = f"{case.name:<32} {steps:>5}  {spread(1000 * project):<22} {spread(1000 * bare):<22} {spread(ratio, 3)}"
         print(row, flush=True)
     print(f"limit of the median ratio: {LIMIT}: {'held' if within else 'exceeded'}")
     return 0 if within else 1
@@ -86,7 +80,7 @@ def measure(case: Case, device: torch.device, *, steps: int, pairs: int) -> tupl
         batches = [batches_of(step) for step in range(run.step, run.step + steps)]
         blocks = {"project": lambda: run.advance(run.step + steps), "bare": lambda batches=batches: bare.train(batches)}
         for name in sorted(blocks, reverse=pair % 2):
-            elapsed = _timed(blocks[name], device)
+            elapsed = timed(blocks[name], device)
             if pair >= 0:
                 seconds[name].append(elapsed / steps)
     for ours, theirs in zip(run.network.state_dict().values(), bare.network.state_dict().values(), strict=True):
@@ -111,48 +105,6 @@ class BareLoop:
             self.optimizer.zero_grad()
             functional.cross_entropy(self.network(images), labels).backward()
             self.optimizer.step()
-
-
-def _timed(block: Callable[[], object], device: torch.device) -> float:
-    _synchronise(device)
-    start = time.perf_counter()
-    block()
-    _synchronise(device)
-    return time.perf_counter() - start
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _spread(values: np.ndarray, digits: int = 2) -> str:
-    low, median, high = np.percentile(values, (25, 50, 75))
-    return f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def fashion_mnist(device: torch.device) -> ImageData:
-    """The images of the default study, 14x14."""
-    raw = read_images(Selection(image_size=14), EMBEDDED_IMAGES)
-    with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "data.nc", raw, recipe="{}")
-        return load_images(Path(folder) / "data.nc", device=device, dtype=torch.float32)
-
-
-def random_images(device: torch.device) -> ImageData:
-    """Noise of the size of CIFAR-10's images, of which there are 10,000."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(10_000, 3, 32, 32, generator=generator).to(device)
-    labels = torch.randint(10, (10_000,), generator=generator).to(device)
-    return ImageData(
-        train_images=images,
-        train_labels=labels,
-        test_images=images[:100],
-        test_labels=labels[:100],
-        class_names=tuple("0123456789"),
-        black=torch.full((3,), -2.0, device=device),
-        recipe="{}",
-    )
 
 
 CASES = (

@@ -366,7 +366,7 @@ class Switching(Section):
     probe_examples: PositiveInt = Field(
         100, description="Class-balanced, unaugmented training images of the kernel whose top eigenvalue is reported."
     )
-    published_test_accuracy: dict[int, Fraction] = Field(
+    published_test_accuracy: dict[NonNegativeInt, Fraction] = Field(
         {}, description="A paper's test accuracy at T by switch step, drawn beside ours."
     )
 

@@ -58,7 +58,7 @@ def linearized_run_at(
         run = TrainingRun(data, settings, seed)
         _linearize(run, settings, switching, switch)
         restore(run, start)
-    begun = run.step if start is None else start.step
+    begun = 0 if start is None else start.step
     return run, run.advance(step, progress=(lambda reached: progress(reached - begun)) if progress else None)
 
 

@@ -1,6 +1,7 @@
 """What switching to linearised training is worth: each linearised run measured, then all of them on one grid."""
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ DESCRIPTIONS = {
     ),
     "kernel_change": (
         "kernel distance between the linearised run's eNTK at T and the network's at s, on a few probe examples: "
-        "0 by definition",
+        "0 by definition; NaN after a divergence",
         "1",
     ),
 }
@@ -88,7 +89,7 @@ def measure_linearized(
             kernel = plain_ntk(network, probe[:CHECKED_EXAMPLES])
         along[step] = _measured(run, parent, data, train)
     whole["stable_learning_rate"] = stable_learning_rate(whole["top_eigenvalue"], optimizer)
-    whole["kernel_change"] = kernel_distance(kernel, plain_ntk(run.network.eval(), probe[:CHECKED_EXAMPLES]))
+    whole["kernel_change"] = _kernel_change(kernel, run.network.eval(), probe[:CHECKED_EXAMPLES])
     whole["diverged_at"] = np.nan if run.diverged_at is None else run.diverged_at
     losses = [measured["train_loss"] for measured in along.values()]
     whole["diverged"] = _has_diverged(losses, run.diverged_at, data.classes)
@@ -112,6 +113,12 @@ def _measured(run: TrainingRun, parent: TrainingRun, data: ImageData, train: tup
         float(torch.stack([part.detach().double().square().sum() for part in run.network.offset]).sum()) ** 0.5
     )
     return values | (dict.fromkeys(MEASURES, np.nan) if run.diverged_at is not None else {})
+
+
+def _kernel_change(kernel: Tensor, network: nn.Module, probe: Tensor) -> float:
+    """Distance of a kernel from the network's; NaN if a divergence left the network no outputs."""
+    finite = bool(logits_of(network, probe).isfinite().all())
+    return kernel_distance(kernel, plain_ntk(network, probe)) if finite else np.nan
 
 
 def _has_diverged(train_losses: list[float], diverged_at: int | None, classes: int) -> int:
@@ -194,10 +201,10 @@ def grid_of_switches(
         variables[f"{name}_along"] = ((*axes, "step"), along)
     for name in ("diverged", "diverged_at", "top_eigenvalue", "stable_learning_rate", "kernel_change"):
         variables[name] = (tuple(axes), np.stack([cell[name].values for cell in cells]).reshape(shape))
-    parents = {seed: runs[seed, Switch(0, learning_rates[0]).name] for seed in seeds}
-    for name in BASELINES:
-        values = np.stack([parents[seed][name].reindex(step=steps).values for seed in seeds])
-        variables[name] = (("seed", "step"), values)
+    for name in BASELINES:  # each run saw its seed's parent at the steps from its own switch on
+        parents = [[runs[seed, Switch(step, learning_rates[0]).name][name] for step in switch_steps] for seed in seeds]
+        values = [reduce(xr.DataArray.combine_first, seen).reindex(step=steps).values for seen in parents]
+        variables[name] = (("seed", "step"), np.stack(values))
     along_too = {
         f"{name}_along": (f"{DESCRIPTIONS[name][0]}, along the run", DESCRIPTIONS[name][1]) for name in MEASURES
     }

@@ -1,13 +1,15 @@
 """A network linearised in its parameters: a module whose parameters are the offset from where it was linearised."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from twophase.differentiation.checks import check_model
+from twophase.differentiation.checks import check_model, count_classes
 from twophase.differentiation.functional import FunctionalNetwork
 from twophase.differentiation.tangents import (
     Direction,
@@ -19,7 +21,7 @@ from twophase.differentiation.tangents import (
     pull_back,
     twice_backward,
 )
-from twophase.linearization.tangent_mode import TangentMode
+from twophase.linearization.tangent_mode import NoTangentError, TangentMode
 
 
 def linearize(model: nn.Module) -> "LinearizedNetwork":
@@ -57,6 +59,7 @@ class LinearizedNetwork(nn.Module):
         self.offset = nn.ParameterList(torch.zeros_like(p) for p in trainable.values())
         self._names = list(trainable)
         self._push: Push | None = None
+        self._last_uses: dict[int, int] | None = None
         self.model.requires_grad_(False)
 
     @property
@@ -85,56 +88,69 @@ class LinearizedNetwork(nn.Module):
                 example's output depend on the others.
         """
         outputs, tangent, leaves = self._pass(inputs.detach(), [part.detach() for part in self.offset])
-        return _Offset.apply(outputs.detach() + tangent, (outputs, leaves), *self.offset)
+        return _Offset.apply(outputs.detach() + tangent, (outputs, leaves, self.expansion_point), *self.offset)
 
     def _network(self) -> FunctionalNetwork:
         """The network at theta_s as a function; it shares memory with ``model``."""
         tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        parameters = {name: tensors.pop(name) for name in self._names}
+        parameters = {name: tensors.pop(name).detach() for name in self._names}
         return FunctionalNetwork(self.model, parameters, tensors)
 
     def _pass(self, inputs: Tensor, offset: list[Tensor]) -> tuple[Tensor, Tensor, Direction]:
         """Outputs at theta_s with their graph, ``J delta``, and the graph's leaves."""
         network, direction = self._network(), dict(zip(self._names, offset, strict=True))
-        with differentiable_attention():
+        with _differentiable(self.expansion_point):
             if self._push is None:
+                count_classes(network, inputs[:1])
                 with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
                     self._push = exact_push(network, few_examples(inputs), PUSHES)
             if self._push is beside_outputs:
-                return outputs_and_tangent(network, inputs, direction)
+                return self._carried(network, inputs, direction)
             leaves = network.leaves()
             with torch.enable_grad():
                 outputs = network(leaves, inputs)
             return outputs, self._push(network, inputs, [direction])[..., 0], leaves
 
+    def _carried(
+        self, network: FunctionalNetwork, inputs: Tensor, direction: Direction
+    ) -> tuple[Tensor, Tensor, Direction]:
+        """As `outputs_and_tangent`, dropping each tangent after its last use in the pass before."""
+        try:
+            outputs, tangent, leaves, self._last_uses = outputs_and_tangent(network, inputs, direction, self._last_uses)
+        except NoTangentError:  # for these inputs the network goes another way
+            outputs, tangent, leaves, _ = outputs_and_tangent(network, inputs, direction, None)
+        return outputs, tangent, leaves
+
 
 def outputs_and_tangent(
-    network: FunctionalNetwork, inputs: Tensor, direction: Direction
-) -> tuple[Tensor, Tensor, Direction]:
+    network: FunctionalNetwork, inputs: Tensor, direction: Direction, last_uses: dict[int, int] | None
+) -> tuple[Tensor, Tensor, Direction, dict[int, int]]:
     """One forward pass that keeps its graph and carries a tangent.
 
     Args:
         network: The network.
         inputs: Inputs ``(n, *d)``.
         direction: Tangents of the parameters.
+        last_uses: When the tangents were used last in an earlier pass, so that they can be dropped then; or None.
 
     Returns:
-        Outputs ``(n, K)`` with their graph, ``J u`` of the same shape without one, and the graph's leaves.
+        Outputs ``(n, K)`` with their graph, ``J u`` of the same shape without one, the graph's leaves, and when
+        tangents were used last in this pass.
 
     Raises:
-        NoTangentError: If the network does something that tangents can't follow.
+        NoTangentError: If the network does something that tangents can't follow, or goes another way than before.
     """
     leaves = network.leaves()
-    mode = TangentMode([(leaf, direction[name]) for name, leaf in leaves.items()])
+    mode = TangentMode([(leaf, direction[name]) for name, leaf in leaves.items()], last_uses)
     with torch.enable_grad(), mode:
         outputs = network(leaves, inputs)
-    tangent = mode.tangent(outputs)
-    return outputs, torch.zeros_like(outputs) if tangent is None else tangent, leaves
+    tangent = mode.final(outputs)
+    return outputs, torch.zeros_like(outputs) if tangent is None else tangent, leaves, mode.last_uses
 
 
 def beside_outputs(network: FunctionalNetwork, inputs: Tensor, directions: list[Direction]) -> Tensor:
     """J u, ``(n, K, c)``, by `outputs_and_tangent`."""
-    return torch.stack([outputs_and_tangent(network, inputs, direction)[1] for direction in directions], dim=2)
+    return torch.stack([outputs_and_tangent(network, inputs, direction, None)[1] for direction in directions], dim=2)
 
 
 PUSHES = {
@@ -144,6 +160,22 @@ PUSHES = {
 }
 
 
+@contextmanager
+def _differentiable(parameters: list[Tensor]) -> Iterator[None]:
+    """What a network computes again in its backward pass (checkpointing) must be what it computed at first.
+
+    It then takes its own parameters, which must ask for gradients as the graph's leaves do, and the same attention.
+    """
+    with differentiable_attention():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+
+
 class _Offset(torch.autograd.Function):
     """Ties f(x) + J delta to delta: its backward pass is J^T, on the graph of f at theta_s, kept as long as this node.
 
@@ -151,7 +183,7 @@ class _Offset(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, graph: tuple[Tensor, Direction], *offset: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, graph: tuple[Tensor, Direction, list[Tensor]], *offset: Tensor) -> Tensor:
         """Return the value."""
         ctx.graph = graph
         return value
@@ -160,6 +192,7 @@ class _Offset(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Pull the gradient of the outputs back to the offset."""
-        outputs, leaves = ctx.graph
-        pulled = pull_back(outputs, leaves, gradient, again=True)
+        outputs, leaves, parameters = ctx.graph
+        with _differentiable(parameters):
+            pulled = pull_back(outputs, leaves, gradient, again=True)
         return None, None, *(pulled.get(name) for name in leaves)

@@ -26,15 +26,25 @@ class TangentMode(TorchFunctionMode):
 
     Args:
         tangents: Pairs of a parameter, which must require gradients, and its tangent.
+        last_uses: The same of an earlier pass of the same network: tangents are dropped after these, to save memory.
+
+    Attributes:
+        last_uses: For each call that made a tangent the last call that used it, both counted from 1.
 
     Raises:
         NoTangentError: From within the forward pass.
     """
 
-    def __init__(self, tangents: list[tuple[Tensor, Tensor]]):
+    def __init__(self, tangents: list[tuple[Tensor, Tensor]], last_uses: dict[int, int] | None = None):
         super().__init__()
         # Tensors are found by identity; they are kept here, so that no other can take their place.
-        self._known = {id(tensor): (tensor, tangent) for tensor, tangent in tangents}
+        self._known = {id(tensor): (tensor, tangent, 0) for tensor, tangent in tangents}
+        self._calls = 0
+        self.last_uses: dict[int, int] = {}
+        self._drops: dict[int, list[int]] = {}
+        for made, used in (last_uses or {}).items():
+            self._drops.setdefault(used, []).append(made)
+        self._made: dict[int, list[int]] = {}  # what each call made
 
     def tangent(self, value: Any) -> Tensor | None:
         """The tangent of a tensor; None for what doesn't depend on parameters, as autograd sees it."""
@@ -42,25 +52,46 @@ class TangentMode(TorchFunctionMode):
             return None
         if id(value) not in self._known:
             raise NoTangentError(f"the tangent of a tensor of shape {tuple(value.shape)} is lost on its way")
-        return self._known[id(value)][1]
+        _, tangent, made = self._known[id(value)]
+        if made:  # not a parameter
+            self.last_uses[made] = self._calls
+        return tangent
+
+    def final(self, outputs: Tensor) -> Tensor | None:
+        """The tangent of the network's outputs, which no call uses for the last time."""
+        tangent = self.tangent(outputs)
+        if tangent is not None:
+            self.last_uses.pop(self._known[id(outputs)][2], None)
+        return tangent
 
     def note(self, outputs: Tensor, tangent: Tensor) -> None:
         """Keep the tangent of an operation's output."""
-        self._known[id(outputs)] = (outputs, tangent)
+        self._known[id(outputs)] = (outputs, tangent, self._calls)
+        self._made.setdefault(self._calls, []).append(id(outputs))
+
+    def _drop(self) -> None:
+        """Forget what this call used for the last time."""
+        for made in self._drops.get(self._calls, ()):
+            for key in self._made.pop(made, ()):
+                if key in self._known and self._known[key][2] == made:
+                    del self._known[key]
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Do what was called, and find the tangent of what it returns."""
         kwargs = kwargs or {}
+        self._calls += 1
         rule = RULES.get(func)
         ruled = None if rule is None else rule(self, func, *args, **kwargs)
         if ruled is None:
-            return self._by_forward_mode(func, args, kwargs)
-        outputs, tangent = ruled
-        if outputs.requires_grad:
-            with torch.no_grad():
-                self.note(outputs, tangent())
+            outputs = self._by_forward_mode(func, args, kwargs)
+        else:
+            outputs, tangent = ruled
+            if outputs.requires_grad:
+                with torch.no_grad():
+                    self.note(outputs, tangent())
+        self._drop()
         return outputs
 
     def _by_forward_mode(self, func: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -155,10 +186,10 @@ def _relu(mode: TangentMode, func: Callable, input: Tensor, inplace: bool = Fals
     return outputs, lambda: torch.ops.aten.threshold_backward(dx, outputs, 0)
 
 
-def _sum(mode: TangentMode, func: Callable, input: Tensor, other: Any, *, alpha: float = 1) -> Ruled:
+def _sum(mode: TangentMode, func: Callable, input: Tensor, other: Any, *, alpha: float = 1, **kwargs: Any) -> Ruled:
     """Sum of two tensors of one shape that both depend on parameters: a residual connection."""
     dx, dy = mode.tangent(input), mode.tangent(other)
-    if dx is None or dy is None or dx.shape != dy.shape or (func in IN_PLACE and input._is_view()):
+    if kwargs or dx is None or dy is None or dx.shape != dy.shape or (func in IN_PLACE and input._is_view()):
         return None
     return func(input, other, alpha=alpha), lambda: torch.add(dx, dy, alpha=alpha)
 

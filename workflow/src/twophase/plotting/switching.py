@@ -17,6 +17,7 @@ LABELS = {
     "test_loss": "test loss (nats)",
     "disagreement_rate": "disagreement with\nthe non-linear run",
 }
+STABLE = OKABE_ITO[-1]  # the last that learning rates would take
 
 
 def plot_switching(switching: xr.Dataset, *, published_test_accuracy: Mapping[Any, float]) -> Figure:
@@ -34,9 +35,11 @@ def plot_switching(switching: xr.Dataset, *, published_test_accuracy: Mapping[An
     grid = figure.subplots(2, 2, sharex=True)
     for axes, (name, label) in zip(grid.flat, LABELS.items(), strict=False):
         for index, rate in enumerate(switching["learning_rate"].values):
-            _draw_measure(axes, switching[name].sel(learning_rate=rate), index, rate)
-            _cross_out(axes, switching.sel(learning_rate=rate), index)
+            cell = switching.sel(learning_rate=rate)
+            diverged = cell["diverged"].any("seed") & (name == "test_loss")  # such a loss may be of any size
+            _draw_measure(axes, cell[name].where(~diverged), index, rate)
         _draw_baselines(axes, switching, name)
+        _cross_out_diverged(axes, switching)
         axes.set_ylabel(label)
     if published_test_accuracy:
         steps = np.array([int(step) for step in published_test_accuracy])
@@ -47,14 +50,15 @@ def plot_switching(switching: xr.Dataset, *, published_test_accuracy: Mapping[An
         set_step_axis(axes, np.array(steps), 2.9 * text_scale())
     for axes in grid[-1]:
         axes.set_xlabel("switched to linearised training at step s")
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 4))
+    labelled = [axes.get_legend_handles_labels() for axes in (grid[0, 0], grid[1, 1])]
+    handles, names = ([*first, *last] for first, last in zip(*labelled, strict=True))
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 3))
     add_note(
         figure,
         f"at T = {int(switching['step'].max())}, mean over seeds; s = 0 is linear from the start",
         sample_note(switching),
         deviation_note(switching, "bars and bands"),
-        "crosses: diverged in some seed" if bool(switching["diverged"].any()) else "",
+        "crosses: diverged in some seed, loss not drawn" if bool(switching["diverged"].any()) else "",
         "published: one run, no spread" if published_test_accuracy else "",
     )
     return figure
@@ -66,19 +70,24 @@ def _draw_measure(axes: Axes, values: xr.DataArray, index: int, rate: float) -> 
     line = named_line(index) | {"linewidth": 1.2, "markerfacecolor": "white", "elinewidth": 0.9}
     label = f"linearised, learning rate {rate:g}"
     axes.errorbar(
-        values["switch_step"],
-        seed_mean(values),
+        values["switch_step"].values,
+        seed_mean(values).values,
         yerr=None if spread is None else spread.values,
         label=label,
         **line,
     )
 
 
-def _cross_out(axes: Axes, switching: xr.Dataset, index: int) -> None:
-    """Mark switch steps at which a run diverged, at the foot of the axes."""
-    diverged = switching["switch_step"].values[switching["diverged"].any("seed").values]
-    foot = axes.get_xaxis_transform()  # x in steps, y from 0 to 1
-    axes.plot(diverged, np.full(len(diverged), 0.04), "x", color=named_line(index)["color"], transform=foot)
+def _cross_out_diverged(axes: Axes, switching: xr.Dataset) -> None:
+    """Mark switch steps at which a run diverged, at the foot of the axes, a row for each learning rate."""
+    diverged = switching["diverged"].any("seed")
+    if diverged.any():
+        axes.set_ymargin(0.05 + 0.07 * diverged.sizes["learning_rate"])  # room for the rows
+    for index, rate in enumerate(switching["learning_rate"].values):
+        steps = switching["switch_step"].values[diverged.sel(learning_rate=rate).values]
+        if len(steps):  # a line without points would upset the layout
+            foot = {"transform": axes.get_xaxis_transform(), "clip_on": False}  # x in steps, y from 0 to 1
+            axes.plot(steps, np.full(len(steps), 0.03 + 0.05 * index), "x", color=named_line(index)["color"], **foot)
 
 
 def _draw_baselines(axes: Axes, switching: xr.Dataset, name: str) -> None:
@@ -97,14 +106,14 @@ def _draw_baselines(axes: Axes, switching: xr.Dataset, name: str) -> None:
 def _draw_rates(axes: Axes, switching: xr.Dataset) -> None:
     """The largest stable learning rate by the kernel's top eigenvalue, beside those that were used."""
     stable = switching["stable_learning_rate"].isel(learning_rate=0)
+    for index, rate in enumerate(switching["learning_rate"].values):
+        line = named_line(index) | {"marker": "", "linewidth": 1.2}
+        axes.plot(switching["switch_step"], np.full(switching.sizes["switch_step"], rate), **line)
     if np.isfinite(stable.values).any():
         spread = seed_spread(stable)
         bars = None if spread is None else spread.values
-        axes.errorbar(
-            stable["switch_step"], seed_mean(stable), yerr=bars, color=OKABE_ITO[5], marker="D", label="largest stable"
-        )
-    for index, rate in enumerate(switching["learning_rate"].values):
-        color = named_line(index)["color"]
-        axes.plot(switching["switch_step"], np.full(switching.sizes["switch_step"], rate), color=color, linewidth=1.2)
+        line = {"color": STABLE, "marker": "D", "markerfacecolor": "white", "linewidth": 1.2, "elinewidth": 0.9}
+        label = "largest stable learning rate"
+        axes.errorbar(stable["switch_step"].values, seed_mean(stable).values, yerr=bars, label=label, **line)
     set_logarithmic(axes, plain=True)
-    axes.set_ylabel("learning rate; ◇ largest stable one\nby the kernel's top eigenvalue")
+    axes.set_ylabel("learning rate")
