@@ -36,6 +36,14 @@ studies:
       reference_steps: [0, 10]
       intervals: [10]
       probe_examples: 10
+    switching:
+      switch_steps: [0, 6]
+      learning_rates: [0.05, 0.01]
+      schedule: {name: constant}
+      optimizer_state: carried
+      evaluation_examples: 50
+      probe_examples: 10
+      published_test_accuracy: {0: 0.1, 6: 0.3}
 """)
 
 
@@ -78,6 +86,12 @@ BROKEN = {
     "misspelt in training": (("training/batchsize", 10), "training.batchsize", "did you mean 'batch_size'?"),
     "misspelt in chaos": (("chaos/draw", 1), "chaos.draw", "did you mean 'draws'?"),
     "misspelt in cone": (("cone/kernels", "full"), "cone.kernels", "did you mean 'kernel'?"),
+    "misspelt in switching": (("switching/switch_step", [1]), "switching.switch_step", "did you mean 'switch_steps'?"),
+    "misspelt in a schedule of its own": (
+        ("switching/schedule", {"name": "constant", "warm_up": 3}),
+        "switching.schedule.warm_up",
+        "did you mean 'warmup'?",
+    ),
     "unknown, like nothing": (
         ("cone/zzz", 1),
         "cone.zzz",
@@ -114,10 +128,38 @@ BROKEN = {
     "repeated interval": (("cone/intervals", [10, 10]), "cone.intervals", r"\[10\] is repeated"),
     "repeated norm, one as text": (("chaos/relative_norms", [0.01, "1e-2"]), "chaos.relative_norms", "is repeated"),
     "no kinds": (("chaos/kinds", []), "chaos.kinds", "empty"),
+    "no learning rates": (("switching/learning_rates", []), "switching.learning_rates", "empty; give at least one"),
+    "repeated learning rate, one as text": (
+        ("switching/learning_rates", [0.05, 0.01, "1e-2"]),
+        "switching.learning_rates",
+        r"each value once, \[0.01\] is repeated",
+    ),
+    "learning rate 0": (("switching/learning_rates", [0]), "switching.learning_rates[0]", "greater than 0, got 0"),
+    "unknown state": (
+        ("switching/optimizer_state", "caried"),
+        "switching.optimizer_state",
+        "got 'caried'; did you mean 'carried'?",
+    ),
+    "published in per cent": (
+        ("switching/published_test_accuracy", {0: 13}),
+        "switching.published_test_accuracy.0",
+        "less than 1, got 13",
+    ),
+    "published at no step": (
+        ("switching/published_test_accuracy", {"early": 0.13}),
+        "switching.published_test_accuracy.early",
+        "valid integer.*got 'early'",
+    ),
+    "published before the start": (
+        ("switching/published_test_accuracy", {-5: 0.13}),
+        "switching.published_test_accuracy.-5",
+        "greater than or equal to 0, got '-5'",
+    ),
     "unknown kind": (("chaos/kinds", ["gausian"]), "chaos.kinds[0]", "got 'gausian'; did you mean 'gaussian'?"),
     "no t0": (("chaos/perturbation_steps", []), "chaos.perturbation_steps", "the grid is empty"),
     "no t1": (("chaos/comparison_steps", []), "chaos.comparison_steps", "the grid is empty"),
     "no kernel steps": (("cone/kernel_steps", []), "cone.kernel_steps", "the grid is empty"),
+    "no switch steps": (("switching/switch_steps", []), "switching.switch_steps", "the grid is empty"),
     "a grid that is a number": (("cone/kernel_steps", 5), "cone.kernel_steps", "expected a list, got 5"),
     "a negative step": (("cone/kernel_steps", [0, -5]), "cone.kernel_steps[1]", "greater than or equal to 0, got -5"),
     "a range without every": (
@@ -147,6 +189,16 @@ BROKEN = {
         r"comparison step above it \(the last is 5\), got \[5\]",
     ),
     "kernel step beyond": (("cone/kernel_steps", [0, 10, 30]), "cone.kernel_steps", r"24 steps, got \[30\]"),
+    "switch at the end": (
+        ("switching/switch_steps", [6, 24]),
+        "switching.switch_steps",
+        r"below .* 24 steps, got \[24\]",
+    ),
+    "switch beyond": (
+        ("switching/switch_steps", [{"start": 20, "stop": 30, "every": 5}]),
+        "switching.switch_steps",
+        r"below .* 24 steps, got \[25, 30\]",
+    ),
     "one kernel": (
         ("cone", {"kernel_steps": [4], "reference_steps": [4], "probe_examples": 10}),
         "cone.kernel_steps",
@@ -225,6 +277,12 @@ BROKEN = {
         "asks for 101, the study has 100 images in a split",
     ),
     "too many for BatchNorm": (("chaos/batch_norm_examples", 201), "chaos.batch_norm_examples", "has 200 training"),
+    "too many to evaluate a linearised run": (
+        ("switching/evaluation_examples", 201),
+        "switching.evaluation_examples",
+        "asks for 201, the study has 200 training",
+    ),
+    "too many for the eigenvalue": (("switching/probe_examples", 201), "switching.probe_examples", "has 200 training"),
     "two points": (
         ("chaos/interpolation_points", 2),
         "chaos.interpolation_points",
@@ -299,6 +357,13 @@ def test_all_problems_come_at_once():
             [("data/train_examples", 99_999), ("cone/kernel_steps", [99])],
             {"data.train_examples", "cone.kernel_steps", "cone.reference_steps", "cone.intervals"},
         ),
+        ([("training/length", "many"), ("switching/switch_steps", [0, 5000])], {"training.length"}),
+        ([("data/train_examples", 99_999), ("switching/evaluation_examples", 5000)], {"data.train_examples"}),
+        ([("data/source", "folder"), ("switching/probe_examples", 5000)], {"data.source"}),
+        (
+            [("training/batch_size", "many"), ("training/length", "1 epoch"), ("switching/switch_steps", [9])],
+            {"training.batch_size"},
+        ),
     ],
 )
 def test_what_only_follows_from_a_mistake_is_not_reported(edits, keys):
@@ -346,6 +411,10 @@ def test_class_balanced_subsets_must_fit_the_smallest_class(tmp_path):
     assert "asks for 8, as many of each class" in problems_of(raw)["cone.probe_examples"]
     study["cone"]["probe_examples"] = 6
     read_config(raw)
+    for key in ("evaluation_examples", "probe_examples"):
+        study["switching"] = {"switch_steps": [1], "evaluation_examples": 6, "probe_examples": 6, key: 8}
+        assert "asks for 8, as many of each class" in problems_of(raw)[f"switching.{key}"]
+    del study["switching"]
     data["train_examples"] = 8
     assert "the source has 6 such" in problems_of(raw)["data.train_examples"]
     del study["cone"]
@@ -580,6 +649,11 @@ def test_whatever_decides_training_is_in_the_runs_settings():
         ("cone", None),
         ("cone/kernel", "trace"),
         ("cone/probe_examples", 20),
+        ("switching", None),
+        ("switching/switch_steps", [3]),
+        ("switching/learning_rates", [0.5]),
+        ("switching/optimizer_state", "reset"),
+        ("switching/schedule", {"name": "milestones", "milestones": [9]}),
         ("optimizer", {"name": "sgd", "learning_rate": "5e-2"}),
         ("/figures/dpi", 30),
     ],
@@ -592,6 +666,54 @@ def test_grids_and_length_are_not_in_the_runs_settings(edit, schedule):
 def test_a_cosine_that_ends_with_the_run_depends_on_its_length():
     cosine = ("schedule", {"name": "cosine"})
     assert study(cosine, ("training/length", 40)).run_settings() != study(cosine).run_settings()
+
+
+def test_zero_is_always_a_switch_step():
+    for written, steps in [([6], [0, 6]), ([6, 0], [0, 6]), ([{"start": 2, "stop": 5, "every": 3}], [0, 2, 5])]:
+        assert study(("switching/switch_steps", written)).switching.switch_steps == steps
+
+
+def test_linearised_runs_have_the_parents_learning_rate_unless_told():
+    assert study().linearized_rates() == [0.05, 0.01]
+    assert study(("switching/learning_rates", None)).linearized_rates() == [0.05]
+    both = ("switching/learning_rates", None), ("optimizer/learning_rate", 0.2)
+    assert study(*both).linearized_rates() == [0.2]
+    assert study(("switching/learning_rates", ["1e-3"])).linearized_rates() == [1e-3]
+
+
+def test_linearised_runs_have_the_parents_schedule_unless_told():
+    parents, own = ("schedule", {"name": "milestones", "milestones": ["1 epoch"]}), "switching/schedule"
+    assert study(parents, (own, None)).linearized_settings() == {
+        "optimizer_state": "carried",
+        "schedule": {"name": "milestones", "warmup": 0, "milestones": [10], "factor": 0.1},
+    }
+    cosine = study(parents, (own, {"name": "cosine", "warmup": "0.5 epochs", "length": "2 epochs"}))
+    assert cosine.linearized_settings()["schedule"] == {"name": "cosine", "warmup": 5, "length": 20}
+    assert cosine.run_settings() == study(parents).run_settings()
+    assert study(parents, (own, {"name": "cosine"})).linearized_settings()["schedule"]["length"] == 24
+    constant = study(parents, (own, {"name": "constant", "warmup": 3}))
+    assert constant.linearized_settings()["schedule"] == {"name": "constant", "warmup": 3}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        *[("switching/switch_steps", [3]), ("switching/learning_rates", [0.5]), ("switching/probe_examples", 20)],
+        *[("switching/evaluation_examples", 20), ("switching/published_test_accuracy", {}), ("training/length", 40)],
+        *[("training/checkpoint_every", 7), ("seeds", [5]), ("switching/schedule", None)],
+    ],
+)
+def test_grids_and_length_are_not_in_the_linearised_runs_settings(edit):
+    assert study(edit).linearized_settings() == study().linearized_settings()
+    reset = ("switching/optimizer_state", "reset")
+    assert study(edit, reset).linearized_settings() != study().linearized_settings()
+
+
+@pytest.mark.parametrize("key", [200, "200"])
+def test_published_numbers_go_by_switch_step(key):
+    found = study(("switching/published_test_accuracy", {key: 0.13})).switching
+    assert found.published_test_accuracy == {200: 0.13}
+    assert found.model_dump(mode="json")["published_test_accuracy"] == {"200": 0.13}
 
 
 def test_an_unused_setting_is_not_in_the_runs_settings():

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from twophase.differentiation.functional import FunctionalNetwork
 from twophase.differentiation import checks
+from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk import memory, plain, products
 from twophase.entk.plain import plain_ntk
 from twophase.entk.precision import exact_float32

@@ -44,9 +44,8 @@ def assert_close(value, expected, tolerance=1e-9):
 def used(monkeypatch):
     """Names of the ways of computing J u that were taken, the trial included."""
     names = set()
-    for name in ("_forward_mode", "_twice_backward"):
-        function = getattr(vectors, name)
-        monkeypatch.setattr(vectors, name, lambda *a, f=function, name=name: (names.add(name), f(*a))[1])
+    for name, push in vectors.PUSHES.items():
+        monkeypatch.setitem(vectors.PUSHES, name, lambda *a, f=push, name=name: (names.add(name), f(*a))[1])
     return names
 
 
@@ -59,7 +58,7 @@ def test_several_vectors(name, used):
     assert value.dtype == torch.float64
     assert_close(value, product(kernel, v))
     assert_close(kernel_product(model, x, v[..., 1]), value[..., 1], 1e-12)
-    assert used == {"_forward_mode"} | ({"_twice_backward"} if name in TWICE else set())
+    assert used == {"Forward mode"} | ({"Two backward passes"} if name in TWICE else set())
 
 
 def test_the_kernel_engine_says_the_same():
@@ -75,7 +74,7 @@ def test_two_backward_passes(name, monkeypatch):
     def no_rule(*_):
         raise NotImplementedError("no rule")
 
-    monkeypatch.setattr(vectors, "_forward_mode", no_rule)
+    monkeypatch.setitem(vectors.PUSHES, "Forward mode", no_rule)
     model, x = fresh(name)
     kernel = contracted(reference(name), "full")
     v = some_vectors(*kernel.shape[:2], 2)
@@ -190,7 +189,7 @@ def test_what_forward_mode_does_not_see(used):
     model, x = layered(shifted_without_grad), some_vectors(6, 4)
     kernel, v = contracted(jacobians(model, x), "full"), some_vectors(6, 3)
     assert_close(kernel_product(model, x, v), product(kernel, v))
-    assert used == {"_forward_mode", "_twice_backward"}
+    assert used == {"Forward mode", "Two backward passes"}
 
 
 def test_parameters_that_nothing_depends_on():
@@ -213,7 +212,10 @@ class OnceOnly(torch.autograd.Function):
 
 
 REFUSED_NETWORKS = {
-    "once only": (lambda net, x: net.head(OnceOnly.apply(net.a(x))), r"Forward mode: You must.*Two back.* but <J"),
+    "once only": (
+        lambda net, x: net.head(OnceOnly.apply(net.a(x))),
+        r"its parameters; .*Forward mode: You must.*\. Two back.* but <J",
+    ),
     "NaN": (lambda net, x: net.head(net.a(x)) / 0, "outputs contain NaN or infinity"),
     "root of zero": (lambda net, x: (0 * net.head(x)).abs().sqrt(), "gradients or their products contain NaN"),
     "coupled": (lambda net, x: net.head(x - x.mean(0)), "depends on the others"),

@@ -117,11 +117,52 @@ def make_cone(seeds=3, steps=SMALL_STEPS, references=(0, 100, 500), intervals=(5
     )
 
 
+SWITCH_STEPS = [0, 20, 50, 100, 250, 500]
+
+
+def make_switching(seeds=3, switch_steps=SWITCH_STEPS, rates=(0.1, 0.02), length=1000, diverged=()):
+    """As rule collect_switching writes it; ``diverged`` are places (seed, learning rate, switch step)."""
+    rng = np.random.default_rng(3)
+    coords = {"seed": np.arange(seeds), "learning_rate": list(rates), "switch_step": np.asarray(switch_steps)}
+    axes, shape = tuple(coords), tuple(len(values) for values in coords.values())
+    steps = np.array(sorted({*switch_steps, *range(0, length, length // 5), length}))
+
+    def share(time):
+        return 0.1 + 0.75 * (1 - np.exp(-3 * (np.asarray(time) / length) ** 0.5))
+
+    slower = np.asarray(rates)[:, None] ** 0.1
+    accuracy = 0.3 + (share(switch_steps) - 0.1) * 0.7 * slower + 0.01 * rng.standard_normal(shape)
+    nonlinear = share(steps) + 0.01 * rng.standard_normal((seeds, len(steps)))
+    stable = (0.05 + 0.4 * share(switch_steps)) * np.exp(0.1 * rng.standard_normal((seeds, 1, 1)))
+    number = np.zeros(shape, dtype=int)
+    for place in diverged:
+        number[place] = 1
+    loss = np.where(number, 400.0, 2.4 * np.exp(-2 * accuracy))
+    data = {
+        "test_accuracy": (axes, accuracy),
+        "test_loss": (axes, loss),
+        "disagreement_rate": (axes, 0.9 - accuracy),
+        "diverged": (axes, number),
+        "stable_learning_rate": (axes, np.broadcast_to(stable, shape).copy()),
+        "nonlinear_test_accuracy": (("seed", "step"), nonlinear),
+        "nonlinear_test_loss": (("seed", "step"), 2.4 * np.exp(-2 * nonlinear)),
+    }
+    return xr.Dataset(data, coords | {"step": steps})
+
+
+PUBLISHED = {0: 0.1, 200: 0.13, 1000: 0.4, 5000: 0.82}
+
+
 FIGURES = {
     "history": (plotting.plot_history, make_history, {"updates": 10_000, "steps": LARGE_STEPS}),
     "chaos": (lambda data: plotting.plot_chaos(data, kind="gaussian"), make_chaos, LARGE_GRID),
     "barrier": (lambda data: plotting.plot_barrier_against_t0(data, "gradient"), make_chaos, LARGE_GRID),
     "growth": (lambda data: plotting.plot_growth(data, "gaussian"), make_chaos, LARGE_GRID),
+    "switching": (
+        lambda data: plotting.plot_switching(data, published_test_accuracy=PUBLISHED),
+        make_switching,
+        {"switch_steps": [0, 10, 50, *range(500, 10_000, 500)], "rates": (1, 0.3, 0.1, 1e-3), "length": 10_000},
+    ),
 }
 for _name in ("distance_matrix", "reference_distance", "interval_distance", "projection", "kernel_scale"):
     _large_cone = {"steps": LARGE_STEPS, "references": range(0, 10_000, 2000), "intervals": range(100, 600, 100)}
@@ -402,6 +443,95 @@ def test_a_single_kernel_step_is_drawn():
         plot(cone).draw_without_rendering()
     plotting.plot_kernel_scale(cone).draw_without_rendering()
     plotting.plot_interval_distance(cone).draw_without_rendering()
+
+
+# Linearised switching
+
+
+def draw_switching(published=None, **settings):
+    switching = make_switching(**settings)
+    return switching, plotting.plot_switching(switching, published_test_accuracy=published or {})
+
+
+def _names(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize("published", [{}, PUBLISHED], ids=["alone", "published"])
+@pytest.mark.parametrize("rates", [(0.1,), (0.1, 0.02)], ids=["one rate", "two rates"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_switching_has_a_line_for_each_rate_and_both_baselines(seeds, rates, published):
+    switching, figure = draw_switching(published, seeds=seeds, rates=rates)
+    _check_layout(figure)
+    for axes, name in zip(figure.axes, ("test_accuracy", "test_loss", "disagreement_rate"), strict=False):
+        values = switching[name].mean("seed")
+        assert len(axes.containers) == len(rates)
+        for (line, _, bars), rate in zip(axes.containers, rates, strict=True):
+            np.testing.assert_allclose(line.get_ydata(), values.sel(learning_rate=rate))
+            assert len(bars) == (seeds > 1)
+    expected = {"non-linear to T", "non-linear, stopped at s", "largest stable learning rate"}
+    expected |= {f"linearised, learning rate {rate:g}" for rate in rates} | ({"published"} if published else set())
+    assert set(_names(figure)) == expected
+    note = _note(figure)
+    assert "at T = 1000" in note
+    assert ("one seed: no spread" if seeds == 1 else "standard deviation over seeds") in note
+    assert ("published: one run" in note) == bool(published)
+    assert "diverged" not in note
+
+
+def test_switching_shows_both_baselines():
+    switching, figure = draw_switching()
+    for axes, name in zip(figure.axes, ("test_accuracy", "test_loss"), strict=False):
+        lines = {line.get_label(): line.get_ydata() for line in axes.lines}
+        parent = switching[f"nonlinear_{name}"].mean("seed")
+        np.testing.assert_allclose(lines["non-linear to T"], parent.sel(step=1000))
+        np.testing.assert_allclose(lines["non-linear, stopped at s"], parent.sel(step=switching["switch_step"]))
+    assert not {"non-linear to T"} & {line.get_label() for line in figure.axes[2].lines}
+
+
+@pytest.mark.parametrize("keys", [int, str])
+def test_published_accuracies_stand_at_their_steps(keys):
+    _, figure = draw_switching({keys(step): value for step, value in PUBLISHED.items()})
+    (stars,) = [line for line in figure.axes[0].lines if line.get_label() == "published"]
+    assert stars.get_xdata().tolist() == list(PUBLISHED)
+    assert list(stars.get_ydata()) == list(PUBLISHED.values())
+    assert figure.axes[0].get_xlim()[1] > 5000
+
+
+def test_diverged_runs_are_crossed_out_and_do_not_stretch_the_axes():
+    switching, figure = draw_switching(diverged=[(2, 0, 0), (0, 1, 3), (1, 1, 3)])
+    assert "crosses: diverged in some seed" in _note(figure)
+    for axes in figure.axes[:3]:
+        crosses = [line for line in axes.lines if line.get_marker() == "x"]
+        assert [line.get_xdata().tolist() for line in crosses] == [[0], [100]]
+        assert len({line.get_ydata()[0] for line in crosses}) == 2  # two rates at one step would hide each other
+    places = {(0.1, 0), (0.02, 100)}  # one seed is enough
+    for (line, *_), rate in zip(figure.axes[1].containers, (0.1, 0.02), strict=True):
+        drawn = dict(zip(line.get_xdata().tolist(), line.get_ydata(), strict=True))
+        assert {(rate, step) for step, value in drawn.items() if np.isnan(value)} == {p for p in places if p[0] == rate}
+    assert switching["test_loss"].mean("seed").max() > 100
+    assert all(np.isfinite(line.get_ydata()).all() for line, *_ in figure.axes[0].containers)
+    assert figure.axes[1].get_ylim()[1] < 5
+    _check_layout(figure)
+
+
+def test_switching_survives_runs_without_any_number():
+    switching = make_switching(diverged=[(seed, 0, step) for seed in range(3) for step in range(6)])
+    for name in ("test_accuracy", "test_loss", "disagreement_rate", "stable_learning_rate"):
+        switching[name][:, 0] = np.nan
+    switching["stable_learning_rate"][:] = np.nan  # as with AdamW
+    figure = plotting.plot_switching(switching, published_test_accuracy={})
+    _check_layout(figure)
+    assert "stable" not in " ".join([*_names(figure), figure.axes[3].get_ylabel()])
+
+
+def test_rates_are_drawn_beside_the_largest_stable_one():
+    switching, figure = draw_switching()
+    axes = figure.axes[3]
+    assert axes.get_yscale() == "log"
+    (stable,) = axes.containers
+    np.testing.assert_allclose(stable[0].get_ydata(), switching["stable_learning_rate"][:, 0].mean("seed"))
+    assert {0.1, 0.02} <= {line.get_ydata()[0] for line in axes.lines}
 
 
 # Small parts

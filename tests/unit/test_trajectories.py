@@ -3,11 +3,15 @@ import re
 import pytest
 
 from twophase.trajectories import (
+    LINEARIZED_PATTERN,
     PARENT,
     TRAJECTORY_PATTERN,
     Branch,
+    Switch,
+    anchors_from,
     branch_of,
     checkpoint_at_or_below,
+    departure,
     grid_of_branches,
     parse_trajectory,
     start_of_segment,
@@ -35,9 +39,66 @@ def test_names():
     assert re.fullmatch(TRAJECTORY_PATTERN, "control_at250")
 
 
+@pytest.mark.parametrize("rate", NORMS)
+def test_a_linearised_runs_name_reads_back(rate):
+    switch = Switch(120, rate)
+    assert parse_trajectory(switch.name) == switch
+    assert re.fullmatch(LINEARIZED_PATTERN, switch.name)
+    assert "/" not in switch.name
+
+
+def test_names_of_linearised_runs():
+    assert Switch(200, 0.1).name == "linearized_at200_rate0.1"
+    assert Switch(0, 1e-05).name == "linearized_at0_rate1e-05"
+
+
+NAMES = [PARENT, "control_at250", "gaussian_norm1e-05_draw0_at3", "gradient_norm1e+16_draw12_at0"]
+NAMES += [Switch(step, rate).name for step in (0, 250) for rate in NORMS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_matches_the_pattern_of_one_rule(name):
+    patterns = {pattern: re.fullmatch(pattern, name) for pattern in (TRAJECTORY_PATTERN, LINEARIZED_PATTERN)}
+    expected = LINEARIZED_PATTERN if isinstance(parse_trajectory(name), Switch) else TRAJECTORY_PATTERN
+    assert [pattern for pattern, match in patterns.items() if match] == [expected]
+
+
+def test_departures():
+    names = [PARENT, "control_at250", "gradient_norm0.1_draw2_at7", "gaussian_norm0.1_draw2_at0"]
+    names += [Switch(0, 0.1).name, Switch(30, 1e-05).name]
+    assert [departure(name) for name in names] == [None, 250, 7, 0, 0, 30]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, [0, 10, 20, 30, 35]),
+        (3, [3, 10, 20, 30, 35]),
+        (10, [10, 20, 30, 35]),
+        (29, [29, 30, 35]),
+        (30, [30, 35]),
+        (34, [34, 35]),
+    ],
+)
+def test_anchors_from(step, expected):
+    assert anchors_from(step, checkpoint_every=10, length=35) == expected
+
+
+def test_the_end_of_a_run_is_there_once():
+    assert anchors_from(3, checkpoint_every=10, length=30) == [3, 10, 20, 30]
+    assert anchors_from(0, checkpoint_every=100, length=30) == [0, 30]
+
+
 @pytest.mark.parametrize(
     "name",
     [
+        "linearized",
+        "linearized_at3",
+        "linearized_at-3_rate0.1",
+        "linearized_at3_rate",
+        "linearized_at3_rate0.1/",
+        "linearized_at3_norm0.1",
+        "linearised_at3_rate0.1",
         "",
         "parents",
         "parent_at3",
@@ -57,7 +118,7 @@ def test_names():
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=re.escape(repr(name))):
         parse_trajectory(name)
-    assert not re.fullmatch(TRAJECTORY_PATTERN, name)
+    assert not re.fullmatch(f"{TRAJECTORY_PATTERN}|{LINEARIZED_PATTERN}", name)
 
 
 def test_the_grid_has_each_branch_and_each_control_once():
@@ -84,6 +145,7 @@ def test_the_control_is_in_the_grid_whether_asked_for_or_not(norms):
 
 
 ON_ANCHOR, OFF_ANCHOR, AT_START, BELOW_FIRST = (f"gaussian_norm0.1_draw0_at{t0}" for t0 in (20, 23, 0, 3))
+LINEAR_ON, LINEAR_OFF, LINEAR_START = (Switch(step, 0.1).name for step in (20, 23, 0))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +172,14 @@ ON_ANCHOR, OFF_ANCHOR, AT_START, BELOW_FIRST = (f"gaussian_norm0.1_draw0_at{t0}"
         (BELOW_FIRST, 20, (BELOW_FIRST, 10)),
         ("control_at20", 30, (PARENT, 20)),
         ("control_at20", 40, ("control_at20", 30)),
+        (LINEAR_ON, 21, (PARENT, 20)),
+        (LINEAR_ON, 30, (PARENT, 20)),
+        (LINEAR_ON, 31, (LINEAR_ON, 30)),
+        (LINEAR_OFF, 24, (PARENT, 20)),
+        (LINEAR_OFF, 30, (PARENT, 20)),
+        (LINEAR_OFF, 40, (LINEAR_OFF, 30)),
+        (LINEAR_START, 10, (PARENT, 0)),
+        (LINEAR_START, 11, (LINEAR_START, 10)),
     ],
 )
 def test_start_of_segment(trajectory, step, expected):
@@ -136,23 +206,29 @@ def test_start_of_segment(trajectory, step, expected):
         (AT_START, 10, (AT_START, 10)),
         (BELOW_FIRST, 3, (PARENT, 0)),
         (BELOW_FIRST, 15, (BELOW_FIRST, 10)),
+        (LINEAR_ON, 20, (PARENT, 20)),
+        (LINEAR_ON, 30, (LINEAR_ON, 30)),
+        (LINEAR_OFF, 29, (PARENT, 20)),
+        (LINEAR_OFF, 35, (LINEAR_OFF, 30)),
+        (LINEAR_START, 0, (PARENT, 0)),
+        (LINEAR_START, 10, (LINEAR_START, 10)),
     ],
 )
 def test_checkpoint_at_or_below(trajectory, step, expected):
     assert checkpoint_at_or_below(trajectory, step, checkpoint_every=10) == expected
 
 
-@pytest.mark.parametrize("trajectory", [PARENT, ON_ANCHOR, OFF_ANCHOR, AT_START, BELOW_FIRST])
+@pytest.mark.parametrize("trajectory", [PARENT, ON_ANCHOR, OFF_ANCHOR, AT_START, BELOW_FIRST, LINEAR_ON, LINEAR_OFF])
 @pytest.mark.parametrize("every", [1, 7, 10, 100])
 def test_every_checkpoint_is_reached_from_the_parents_first(trajectory, every):
-    branch = parse_trajectory(trajectory)
-    for step in range(branch.t0 if branch else 0, 60):
+    left = departure(trajectory)
+    for step in range(left or 0, 60):
         place, path = checkpoint_at_or_below(trajectory, step, every), []
         while place != (PARENT, 0):
             assert place not in path
             path.append(place)
             assert place[1] <= step
             assert place[1] % every == 0
-            assert branch is None or place[0] == PARENT or place[1] > branch.t0
+            assert left is None or place[0] == PARENT or place[1] > left
             place = start_of_segment(*place, every)
         assert len(path) <= 60 // every + 1

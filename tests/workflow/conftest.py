@@ -13,7 +13,7 @@ def tiny_study() -> dict:
 def bare_study() -> dict:
     """One short parent, nothing measured."""
     study = copy.deepcopy(tiny_study())
-    del study["chaos"], study["cone"]
+    del study["chaos"], study["cone"], study["switching"]
     return study | {"seeds": [0], "training": study["training"] | {"length": 5}}
 
 

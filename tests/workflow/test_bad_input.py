@@ -1,6 +1,7 @@
 """Bad input to the real Snakefile: one message that names what is wrong, before or instead of any result."""
 
 import pytest
+import xarray as xr
 
 
 def message_of(project, *arguments: str) -> str:
@@ -14,11 +15,14 @@ def test_config_errors_appear_all_at_once_and_nothing_starts(project):
     study["data"]["image_sise"] = 3
     study["training"]["batch_size"] = "many"
     study["cone"] = {"kernel_steps": [0, 900]}
+    study["switching"] = {"switch_steps": [3, 5], "evaluation_exmaples": 20}
     project.write_config(project.config)
     text = message_of(project)
     assert "studies.short.data.image_sise: unknown key; did you mean 'image_size'?" in text
     assert "studies.short.training.batch_size: expected a valid integer" in text
     assert "studies.short.cone.kernel_steps: must not exceed the run's length of 5 steps, got [900]" in text
+    assert "studies.short.switching.switch_steps: must lie below the run's length of 5 steps, got [5]" in text
+    assert "switching.evaluation_exmaples: unknown key; did you mean 'evaluation_examples'?" in text
     assert "Traceback" not in text
     assert not (project.folder / "results").exists()
 
@@ -39,6 +43,24 @@ def test_divergence_names_the_step_and_other_runs_go_on(project):
     assert "the training loss became nan at step" in text or "the training loss became inf at step" in text
     assert (project.folder / "results/steady/history.nc").exists()
     assert not (project.folder / "results/short/seed0/parent/step10.pt").exists()
+
+
+def test_divergence_of_a_linearised_run_is_a_result(project):
+    study = project.config["studies"]["short"]
+    study["training"] |= {"length": 14, "checkpoint_every": 4}  # some segments begin after the divergence
+    switching = {"switch_steps": [2, 8], "learning_rates": [0.01, 1e30]}
+    study["switching"] = switching | {"evaluation_examples": 50, "probe_examples": 10}
+    project.write_config(project.config)
+    project.snakemake("--cores", "2")
+    switching = xr.open_dataset(project.folder / "results/short/switching.nc").isel(seed=0)
+    assert switching["diverged"].values.tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert (switching["diverged_at"] > switching["switch_step"]).sel(learning_rate=1e30).all()
+    for name in ("test_accuracy", "test_loss", "distance", "disagreement_rate", "kernel_change"):
+        assert switching[name].sel(learning_rate=0.01).notnull().all(), name
+        assert switching[name].sel(learning_rate=1e30).isnull().all(), name
+    log = project.folder / "results/short/logs/advance_linearized/seed0_linearized_at8_rate1e+30_step12.log"
+    assert "diverged at step" in log.read_text()
+    assert (project.folder / "results/short/figures/switching.png").exists()
 
 
 def test_users_network_with_another_output_shape(project):

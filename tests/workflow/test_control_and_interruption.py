@@ -31,6 +31,19 @@ def test_the_size_of_the_perturbation_is_the_configured_share(finished):
     np.testing.assert_allclose(*xr.broadcast(start, expected), rtol=1e-5)
 
 
+def test_linearised_runs_leave_the_parent_at_the_switch_and_keep_their_kernel(finished):
+    switching = xr.open_dataset(finished.folder / "results/tiny/switching.nc")
+    for s in (0, 6):  # step 6 is no anchor, step 0 is one
+        start = switching.sel(switch_step=s, step=s)
+        for name in ("test_accuracy", "test_loss", "train_accuracy", "train_loss"):
+            assert (start[f"{name}_along"] == start[f"nonlinear_{name}"]).all(), (name, s)
+        assert (start["distance_along"] == 0.0).all()
+        assert (start["disagreement_rate_along"] == 0.0).all()
+    assert (switching["distance"] > 0.0).all()
+    assert (switching["kernel_change"] <= 1e-12).all()
+    assert (switching["diverged"] == 0).all()
+
+
 def test_every_netcdf_explains_itself(finished):
     for path in netcdf_files(finished.folder).values():
         dataset = xr.open_dataset(path)
@@ -41,10 +54,11 @@ def test_every_netcdf_explains_itself(finished):
 
 def test_figures_are_there_and_the_report_is_one_file(finished):
     figures = finished.folder / "results" / "tiny" / "figures"
-    assert len(list(figures.glob("*.png"))) == len(list(figures.glob("*.svg"))) == 9
+    assert len(list(figures.glob("*.png"))) == len(list(figures.glob("*.svg"))) == 10
     finished.snakemake("--cores", "1", "--report", "report.html")
     report = (finished.folder / "report.html").read_text()
     assert "classical scaling" in report.lower()
+    assert "linearised switching in study" in report.lower()
 
 
 def test_killed_at_random_moments_and_resumed_equals_uninterrupted(finished, tmp_path):
@@ -66,6 +80,7 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(finished, tmp
     interrupted.snakemake("--cores", "2")
     expected, found = netcdf_files(finished.folder), netcdf_files(interrupted.folder)
     assert expected.keys() == found.keys()
+    assert sum(name.endswith("linearized.nc") for name in expected) == 8
     for name, path in expected.items():
         assert_same_bits(xr.open_dataset(path), xr.open_dataset(found[name]), name)
 

@@ -1,5 +1,6 @@
 """The staleness table: after each edit of a finished study, exactly what could change is planned."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-FIGURES = {"plot_chaos": 1, "plot_cone": 1}
+FIGURES = {"plot_chaos": 1, "plot_cone": 1, "plot_switching": 1}
+MEASURED = {"measure_linearized": 8, "collect_switching": 1, "plot_switching": 1}
+LINEARIZED = {"advance_linearized": 16, **MEASURED}
 EVERYTHING_OF_TINY = {
     "prepare_data": 0,
     "advance": 22,
@@ -18,6 +21,7 @@ EVERYTHING_OF_TINY = {
     "measure_cone": 1,
     "record_history": 1,
     "plot_history": 1,
+    **LINEARIZED,
     **FIGURES,
 }
 
@@ -80,12 +84,15 @@ EDITS = {
             "measure_cone": 1,
             "record_history": 1,
             "plot_history": 1,
+            "advance_linearized": 8,
+            "measure_linearized": 4,
+            "collect_switching": 1,
             **FIGURES,
         },
     ),
     "a longer run": (
         set_value(TINY + "training.length", 40),
-        {"advance": 4, "record_history": 1, "plot_history": 1},
+        {"advance": 4, "record_history": 1, "plot_history": 1, **LINEARIZED},
     ),
     "more probe examples": (
         set_value(TINY + "cone.probe_examples", 20),
@@ -99,6 +106,30 @@ EDITS = {
         set_value(TINY + "chaos.interpolation_points", 13),
         {"compare_branch": 8, "collect_chaos": 1, "plot_chaos": 1},
     ),
+    "one more switch step": (
+        append(TINY + "switching.switch_steps", 12),
+        {"advance_linearized": 4, "measure_linearized": 4, "collect_switching": 1, "plot_switching": 1},
+    ),
+    "one switch step less": (
+        set_value(TINY + "switching.switch_steps", [0]),
+        {"collect_switching": 1, "plot_switching": 1},
+    ),
+    "one more learning rate": (
+        append(TINY + "switching.learning_rates", 0.02),
+        {"advance_linearized": 8, "measure_linearized": 4, "collect_switching": 1, "plot_switching": 1},
+    ),
+    "momentum reset at the switch": (set_value(TINY + "switching.optimizer_state", "reset"), LINEARIZED),
+    "a schedule of the linearised runs' own": (
+        set_value(TINY + "switching.schedule", {"name": "milestones", "milestones": [15]}),
+        LINEARIZED,
+    ),
+    "more examples to evaluate linearised runs": (set_value(TINY + "switching.evaluation_examples", 60), MEASURED),
+    "more examples for the eigenvalue": (set_value(TINY + "switching.probe_examples", 12), MEASURED),
+    "published accuracies": (
+        set_value(TINY + "switching.published_test_accuracy", {0: 0.1, 6: 0.3}),
+        {"plot_switching": 1},
+    ),
+    "no linearised runs": (set_value(TINY + "switching", None), {}),
     "learning rate": (set_value(TINY + "optimizer.learning_rate", 0.06), EVERYTHING_OF_TINY),
     "batch size": (set_value(TINY + "training.batch_size", 25), EVERYTHING_OF_TINY),
     "model": (set_value(TINY + "model.width", 6), EVERYTHING_OF_TINY),
@@ -144,6 +175,16 @@ def test_only_the_new_step_only_the_new_branches(finished):
     assert sorted(plan.outputs["advance"]) == [
         f"results/tiny/seed{seed}/parent/step{step}.pt" for seed in (0, 1) for step in (30, 40)
     ]
+    assert sorted(plan.outputs["advance_linearized"]) == sorted(
+        f"results/tiny/seed{seed}/linearized_at{s}_rate{rate}/step{step}.pt"
+        for seed, s, rate, step in itertools.product((0, 1), (0, 6), (0.05, 0.01), (30, 40))
+    )
+    plan = finished.plan(finished.edited(EDITS["one more switch step"][0]))
+    assert sorted(plan.outputs["advance_linearized"]) == [
+        f"results/tiny/seed{seed}/linearized_at12_rate{rate}/step20.pt" for seed in (0, 1) for rate in (0.01, 0.05)
+    ]
+    plan = finished.plan(finished.edited(EDITS["one more learning rate"][0]))
+    assert all("_rate0.02/" in path for path in plan.outputs["advance_linearized"] + plan.outputs["measure_linearized"])
 
 
 def test_swapping_two_values_is_an_edit(finished):
@@ -157,9 +198,10 @@ def test_swapping_two_values_is_an_edit(finished):
 def test_comments_order_of_keys_and_defaults_are_no_edits(finished):
     def reorder(config):
         study = config["studies"]["tiny"]
-        config["studies"]["tiny"] = dict(reversed(study.items()))
         study["training"]["length"] = "20 steps"
         study["schedule"] = {"name": "constant", "warmup": 0}
+        study["switching"] |= {"switch_steps": [6], "schedule": {"name": "constant"}, "optimizer_state": "carried"}
+        config["studies"]["tiny"] = dict(reversed(study.items()))
         config["run"] = ["other", "tiny"]
 
     assert finished.plan(finished.edited(reorder)).counts == {}
@@ -173,18 +215,30 @@ def test_file_times_are_no_edits(finished):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--set-threads", "advance=2"), ("--set-resources", "compute_entk:entk_memory_mb=500"), ("--resources", "gpu=1")],
+    [
+        ("--set-threads", "advance=2"),
+        ("--set-threads", "advance_linearized=2", "measure_linearized=2"),
+        ("--set-resources", "compute_entk:entk_memory_mb=500"),
+        ("--resources", "gpu=1"),
+    ],
 )
 def test_speed_settings_are_no_edits(finished, arguments):
     assert finished.plan(None, *arguments).counts == {}
 
 
 ADVANCED = {**EVERYTHING_OF_TINY, "advance": 24, "record_history": 2, "plot_history": 2}
+KERNELS = {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1}
 MODULES = {
-    "kernels.py": {"measure_cone": 1, "plot_cone": 1},
+    "kernels.py": {"measure_cone": 1, "plot_cone": 1, **MEASURED},
     "cone.py": {"measure_cone": 1, "plot_cone": 1},
     "plotting/chaos.py": {"plot_history": 2, **FIGURES},  # the package imports all of its modules
-    "entk/plain.py": {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1},
+    "entk/plain.py": {**KERNELS, **MEASURED},
+    "plotting/switching.py": {"plot_history": 2, **FIGURES},
+    "switching.py": MEASURED,
+    "linearization/network.py": LINEARIZED,  # no branch, no parent
+    "linearization/tangent_mode.py": LINEARIZED,
+    "linearized_runs.py": LINEARIZED,
+    "differentiation/tangents.py": {**KERNELS, **LINEARIZED},
     "branch_comparison.py": {"compare_branch": 8, "collect_chaos": 1, "plot_chaos": 1},
     "batches.py": ADVANCED,
     "models/layers.py": ADVANCED,  # reached through other modules only

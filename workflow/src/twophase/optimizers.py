@@ -53,16 +53,16 @@ def update_parameters(optimizer: optim.Optimizer, origin: Sequence[Tensor] = ())
             parameter``; by default they are what decays.
     """
     (group,) = optimizer.param_groups
+    moved = [pair for pair in zip(group["params"], origin, strict=False) if pair[0].grad is not None]
     decoupled = isinstance(optimizer, optim.AdamW)
     with torch.no_grad():
-        for parameter, start in zip(group["params"], origin, strict=False):
-            if parameter.grad is None:
-                continue
-            if decoupled:
-                parameter.add_(start, alpha=-group["lr"] * group["weight_decay"])
-            else:
-                parameter.grad.add_(start, alpha=group["weight_decay"])
+        if not decoupled:  # not in place: gradients of two parameters may share memory
+            for parameter, start in moved:
+                parameter.grad = parameter.grad.add(start, alpha=group["weight_decay"])
         inspect.unwrap(type(optimizer).step)(optimizer)
+        if decoupled:  # after the step, which would let it decay once more
+            for parameter, start in moved:
+                parameter.add_(start, alpha=-group["lr"] * group["weight_decay"])
 
 
 def _spare_compiler_import() -> None:

@@ -8,7 +8,7 @@ from twophase.checkpoint import Checkpoint, restore
 from twophase.data import ImageData
 from twophase.perturbation import perturb
 from twophase.training import TrainingRun
-from twophase.trajectories import PARENT, parse_trajectory
+from twophase.trajectories import PARENT, Switch, parse_trajectory
 
 
 def run_at(
@@ -41,6 +41,8 @@ def run_at(
             below its t0.
     """
     branch = parse_trajectory(trajectory)
+    if isinstance(branch, Switch):
+        raise ValueError(f"{trajectory} is no parent or branch; linearized_run_at replays it")
     if branch is not None and step < branch.t0:
         raise ValueError(f"{trajectory} has no step {step}: it begins at step {branch.t0}")
     run = TrainingRun(data, settings, seed)

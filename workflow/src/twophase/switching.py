@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from twophase.comparison import accuracy, disagreement_rate, logits_of, mean_loss
 from twophase.data import ImageData, class_balanced_examples
 from twophase.entk import kernel_product
-from twophase.entk.plain import plain_ntk
 from twophase.kernels import kernel_distance
+from twophase.perturbation import l2_norm
 from twophase.storage import describe
-from twophase.training import TrainingRun
+from twophase.training import TrainingRun, trainable_parameters
 from twophase.trajectories import Switch
 
 DESCRIPTIONS = {
@@ -54,7 +54,7 @@ DESCRIPTIONS = {
 MEASURES = ["test_accuracy", "test_loss", "train_accuracy", "train_loss", "distance", "disagreement_rate"]
 BASELINES = [f"nonlinear_{name}" for name in MEASURES[:4]]
 CHECKED_EXAMPLES = 5  # for the kernel of the linearised run, by backward passes of its own
-EIGENVALUE_TOLERANCE = 1e-3  # relative
+EIGENVALUE_TOLERANCE, LANCZOS_VECTORS = 1e-3, 8  # relative; each is a product with the kernel
 
 
 def measure_linearized(
@@ -86,10 +86,11 @@ def measure_linearized(
         if not along:  # the switch: linearised run and parent are one network
             network = parent.network.eval()
             whole["top_eigenvalue"] = top_eigenvalue(network, probe)
-            kernel = plain_ntk(network, probe[:CHECKED_EXAMPLES])
+            kernel = _kernel_by_backward_passes(network, probe[:CHECKED_EXAMPLES])
         along[step] = _measured(run, parent, data, train)
     whole["stable_learning_rate"] = stable_learning_rate(whole["top_eigenvalue"], optimizer)
-    whole["kernel_change"] = _kernel_change(kernel, run.network.eval(), probe[:CHECKED_EXAMPLES])
+    last = _kernel_by_backward_passes(run.network, probe[:CHECKED_EXAMPLES])
+    whole["kernel_change"] = kernel_distance(kernel, last)
     whole["diverged_at"] = np.nan if run.diverged_at is None else run.diverged_at
     losses = [measured["train_loss"] for measured in along.values()]
     whole["diverged"] = _has_diverged(losses, run.diverged_at, data.classes)
@@ -109,16 +110,19 @@ def _measured(run: TrainingRun, parent: TrainingRun, data: ImageData, train: tup
         values[f"{prefix}train_accuracy"] = accuracy(of_train, train[1])
         values[f"{prefix}train_loss"] = mean_loss(of_train, train[1])
     values["disagreement_rate"] = disagreement_rate(logits[""], logits["nonlinear_"])
-    values["distance"] = (
-        float(torch.stack([part.detach().double().square().sum() for part in run.network.offset]).sum()) ** 0.5
-    )
+    values["distance"] = l2_norm(trainable_parameters(run.network))
     return values | (dict.fromkeys(MEASURES, np.nan) if run.diverged_at is not None else {})
 
 
-def _kernel_change(kernel: Tensor, network: nn.Module, probe: Tensor) -> float:
-    """Distance of a kernel from the network's; NaN if a divergence left the network no outputs."""
-    finite = bool(logits_of(network, probe).isfinite().all())
-    return kernel_distance(kernel, plain_ntk(network, probe)) if finite else np.nan
+def _kernel_by_backward_passes(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The eNTK in float64, ``(n K, n K)``, from one backward pass for each logit; for a few examples."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    rows = [
+        torch.autograd.grad(logit, parameters, retain_graph=True, materialize_grads=True, allow_unused=True)
+        for logit in network(inputs).flatten()
+    ]
+    jacobian = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows]).double()
+    return jacobian @ jacobian.T
 
 
 def _has_diverged(train_losses: list[float], diverged_at: int | None, classes: int) -> int:
@@ -146,7 +150,15 @@ def top_eigenvalue(network: nn.Module, probe: Tensor) -> float:
     size = shape.numel()
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
     start = np.random.default_rng(0).standard_normal(size)
-    (largest,) = eigsh(operator, k=1, which="LA", v0=start, tol=EIGENVALUE_TOLERANCE, return_eigenvectors=False)
+    (largest,) = eigsh(
+        operator,
+        k=1,
+        which="LA",
+        v0=start,
+        ncv=min(LANCZOS_VECTORS, size),
+        tol=EIGENVALUE_TOLERANCE,
+        return_eigenvectors=False,
+    )
     return float(largest) / len(probe)
 
 

@@ -93,8 +93,8 @@ class TrainingRun:
                 if progress:
                     progress(self.step)
         self._check_parameters()
-        losses.append(torch.full((until - self.step,), torch.nan, dtype=torch.float64))  # if it has diverged
-        self.step = until
+        losses.append(torch.full((max(0, until - self.step),), torch.nan, dtype=torch.float64))  # after a divergence
+        self.step = max(self.step, until)
         return torch.cat(losses)
 
     def continue_with(
@@ -131,6 +131,7 @@ class TrainingRun:
             step = stop - len(losses) + int((~finite).nonzero()[0])
             if self.may_diverge:
                 self.diverged_at = step
+                losses[step - stop + len(losses) + 1 :] = torch.nan
                 return losses
             rate = learning_rate_at(step, self._learning_rate, self._schedule)
             raise DivergenceError(

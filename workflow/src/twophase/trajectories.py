@@ -11,7 +11,7 @@ from dataclasses import dataclass
 PARENT = "parent"
 # For Snakemake's wildcard constraints: what rule advance makes, and what advance_linearized makes.
 TRAJECTORY_PATTERN = r"parent|control_at\d+|(?:gaussian|gradient)_norm[\d.e+-]+_draw\d+_at\d+"
-LINEARIZED_PATTERN = r"linearized_at\d+_rate[\d.e+-]+"
+LINEARIZED_PATTERN = r"linearized_at\d+_rate\d[\d.e+-]*"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def parse_trajectory(name: str) -> Branch | Switch | None:
         return Branch("control", 0.0, 0, int(control[1]))
     if branch := re.fullmatch(r"(gaussian|gradient)_norm([\d.e+-]+)_draw(\d+)_at(\d+)", name):
         return Branch(branch[1], float(branch[2]), int(branch[3]), int(branch[4]))
-    if switch := re.fullmatch(r"linearized_at(\d+)_rate([\d.e+-]+)", name):
+    if switch := re.fullmatch(r"linearized_at(\d+)_rate(\d[\d.e+-]*)", name):
         return Switch(int(switch[1]), float(switch[2]))
     raise ValueError(f"{name!r} is not the name of a trajectory")
 

@@ -81,3 +81,8 @@ class FunctionalNetwork:
     def leaves(self) -> dict[str, Tensor]:
         """Return the trainable parameters as leaves of a new autograd graph; they share memory with the module's."""
         return {name: p.detach().requires_grad_() for name, p in self.parameters.items()}
+
+
+def plain_values(tensor: Tensor) -> Tensor:
+    """The same values outside of autograd and inference mode."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()

@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
 from twophase.differentiation.checks import count_classes
-from twophase.differentiation.functional import FunctionalNetwork
+from twophase.differentiation.functional import FunctionalNetwork, plain_values
 from twophase.entk.allocator import freed_memory_kept
 from twophase.entk.arguments import check_arguments
 from twophase.entk.clock import Clock
@@ -117,11 +117,6 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 def _threads() -> ThreadpoolController:
     """Controls the threads of SciPy's BLAS; looking for it takes a few milliseconds."""
     return ThreadpoolController()
-
-
-def plain_values(tensor: Tensor) -> Tensor:
-    """The same values outside of autograd and inference mode."""
-    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
 def _cotangents(kernel: str | int, classes: int, network: FunctionalNetwork) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from twophase.differentiation.checks import check_finite, check_outputs, count_classes
-from twophase.differentiation.functional import FunctionalNetwork
+from twophase.differentiation.functional import FunctionalNetwork, plain_values
 from twophase.differentiation.tangents import (
     TOGETHER,
     Direction,
@@ -17,7 +17,7 @@ from twophase.differentiation.tangents import (
     twice_backward,
 )
 from twophase.entk.arguments import check_arguments
-from twophase.entk.engine import plain_values, undisturbed
+from twophase.entk.engine import undisturbed
 from twophase.entk.memory import BACKWARD_FACTOR, default_budget, measure_footprint
 
 PUSHES = {"Forward mode": forward_mode, "Two backward passes": twice_backward}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from twophase.differentiation.checks import check_model, count_classes
-from twophase.differentiation.functional import FunctionalNetwork
+from twophase.differentiation.functional import FunctionalNetwork, plain_values
 from twophase.differentiation.tangents import (
     Direction,
     Push,
@@ -87,8 +87,10 @@ class LinearizedNetwork(nn.Module):
             ModelError: On the first call, if the network can't be differentiated along its parameters, or lets one
                 example's output depend on the others.
         """
-        outputs, tangent, leaves = self._pass(inputs.detach(), [part.detach() for part in self.offset])
-        return _Offset.apply(outputs.detach() + tangent, (outputs, leaves, self.expansion_point), *self.offset)
+        with torch.inference_mode(False), torch.no_grad():
+            outputs, tangent, leaves = self._pass(plain_values(inputs), [plain_values(part) for part in self.offset])
+            value = outputs.detach() + tangent
+        return _Offset.apply(value, (outputs, leaves, self.expansion_point), *self.offset)
 
     def _network(self) -> FunctionalNetwork:
         """The network at theta_s as a function; it shares memory with ``model``."""
@@ -102,10 +104,12 @@ class LinearizedNetwork(nn.Module):
         with _differentiable(self.expansion_point):
             if self._push is None:
                 count_classes(network, inputs[:1])
-                with torch.random.fork_rng([inputs.device] if inputs.device.type == "cuda" else []):
-                    self._push = exact_push(network, few_examples(inputs), PUSHES)
+                self._push = exact_push(network, few_examples(inputs), PUSHES)
             if self._push is beside_outputs:
-                return self._carried(network, inputs, direction)
+                try:
+                    return self._carried(network, inputs, direction)
+                except NoTangentError:  # an operation that it didn't do for the first inputs
+                    self._push = exact_push(network, few_examples(inputs), PUSHES_APART)
             leaves = network.leaves()
             with torch.enable_grad():
                 outputs = network(leaves, inputs)
@@ -153,11 +157,8 @@ def beside_outputs(network: FunctionalNetwork, inputs: Tensor, directions: list[
     return torch.stack([outputs_and_tangent(network, inputs, direction, None)[1] for direction in directions], dim=2)
 
 
-PUSHES = {
-    "Tangents beside outputs": beside_outputs,
-    "Forward mode": forward_mode,
-    "Two backward passes": twice_backward,
-}
+PUSHES_APART = {"Forward mode": forward_mode, "Two backward passes": twice_backward}
+PUSHES = {"Tangents beside outputs": beside_outputs} | PUSHES_APART
 
 
 @contextmanager

@@ -189,12 +189,11 @@ def _relu(mode: TangentMode, func: Callable, input: Tensor, inplace: bool = Fals
 def _sum(mode: TangentMode, func: Callable, input: Tensor, other: Any, *, alpha: float = 1, **kwargs: Any) -> Ruled:
     """Sum of two tensors of one shape that both depend on parameters: a residual connection."""
     dx, dy = mode.tangent(input), mode.tangent(other)
-    if kwargs or dx is None or dy is None or dx.shape != dy.shape or (func in IN_PLACE and input._is_view()):
+    if kwargs or dx is None or dy is None or dx.shape != dy.shape or (func is Tensor.add_ and input._is_view()):
         return None
     return func(input, other, alpha=alpha), lambda: torch.add(dx, dy, alpha=alpha)
 
 
-IN_PLACE = (Tensor.add_, Tensor.__iadd__)
 RULES: dict[Callable, Callable[..., Ruled]] = {
     functional.linear: _linear_map,
     functional.conv1d: _linear_map,
