@@ -11,6 +11,8 @@ step's operations.
 """
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
 import os
 import sys
@@ -113,6 +115,8 @@ def _growth(number: int, kind: str, threads: int) -> int:
         before = torch.cuda.memory_allocated()
         case.run(kind, data).advance(3)
         return torch.cuda.max_memory_allocated() - before
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     case.run(kind, data).advance(3)

@@ -105,6 +105,8 @@ class LinearizedNetwork(nn.Module):
             if self._push is None:
                 count_classes(network, inputs[:1])
                 self._push = exact_push(network, few_examples(inputs), PUSHES)
+                if self._push is beside_outputs:
+                    self._carried(network, few_examples(inputs), direction)  # to know when tangents are used last
             if self._push is beside_outputs:
                 try:
                     return self._carried(network, inputs, direction)
