@@ -217,7 +217,7 @@ def test_a_run_whose_loss_is_not_finite():
     for name in BASELINES:
         np.testing.assert_array_equal(measures[name], pair().measures[name])
     assert measures["top_eigenvalue"] == pair().measures["top_eigenvalue"]
-    assert np.isnan(measures["kernel_change"])  # the network has no outputs any more
+    assert measures["kernel_change"] == 0  # whatever the offset, even one that is not finite
 
 
 @pytest.mark.parametrize("steps", [[3, 4], [3, 5]])
