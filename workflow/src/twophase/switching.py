@@ -47,7 +47,7 @@ DESCRIPTIONS = {
     ),
     "kernel_change": (
         "kernel distance between the linearised run's eNTK at T and the network's at s, on a few probe examples: "
-        "0 by definition; NaN after a divergence",
+        "0 by definition",
         "1",
     ),
 }
