@@ -191,4 +191,5 @@ def test_a_failing_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch,
 
 def test_a_checkpoint_holds_everything_of_a_run():
     fields = {field.name for field in dataclasses.fields(Checkpoint)}
-    assert fields == {"recipe", "seed", "trajectory", "step", "network", "optimizer", "losses", "environment"}
+    expected = {"recipe", "seed", "trajectory", "step", "network", "optimizer", "losses", "environment", "diverged_at"}
+    assert fields == expected

@@ -11,19 +11,12 @@ from torch.nn import functional
 
 from twophase.data import class_balanced_examples
 from twophase.entk import empirical_ntk
+from twophase.linearized_measures import measure_linearized, stable_learning_rate, top_eigenvalue
 from twophase.linearized_runs import linearized_run_at
 from twophase.provenance import canonical, make_recipe
 from twophase.replay import run_at
 from twophase.storage import read_dataset, write_dataset
-from twophase.switching import (
-    BASELINES,
-    DESCRIPTIONS,
-    MEASURES,
-    grid_of_switches,
-    measure_linearized,
-    stable_learning_rate,
-    top_eigenvalue,
-)
+from twophase.switching import BASELINES, DESCRIPTIONS, MEASURES, grid_of_switches
 from twophase.training import TrainingRun
 from twophase.trajectories import Switch
 

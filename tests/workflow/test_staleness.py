@@ -235,6 +235,7 @@ MODULES = {
     "entk/plain.py": {**KERNELS, **MEASURED},
     "plotting/switching.py": {"plot_history": 2, **FIGURES},
     "switching.py": MEASURED,
+    "linearized_measures.py": MEASURED,
     "linearization/network.py": LINEARIZED,  # no branch, no parent
     "linearization/tangent_mode.py": LINEARIZED,
     "linearized_runs.py": LINEARIZED,

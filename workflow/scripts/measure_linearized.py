@@ -2,11 +2,11 @@
 
 from twophase.devices import environment, prepare_device
 from twophase.jobs import logged_job
+from twophase.linearized_measures import measure_linearized
 from twophase.linearized_runs import linearized_run_at
 from twophase.network_jobs import load_data, load_linearized_start, load_start
 from twophase.replay import run_at
 from twophase.storage import write_dataset
-from twophase.switching import measure_linearized
 from twophase.trajectories import PARENT, anchors_from, parse_trajectory
 
 
