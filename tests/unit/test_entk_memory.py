@@ -15,9 +15,10 @@ import torch
 from entk_networks import fresh
 from torch import nn
 
+from twophase import allocator
+from twophase.allocator import freed_memory_kept
 from twophase.differentiation.functional import FunctionalNetwork
-from twophase.entk import allocator, empirical_ntk, engine, layer_kernels
-from twophase.entk.allocator import freed_memory_kept
+from twophase.entk import empirical_ntk, engine, layer_kernels
 from twophase.entk.inspection import inspect
 from twophase.entk.memory import measure_footprint
 from twophase.entk.plan import Blocks, ResultMemory, Sizes, cut, make_plan

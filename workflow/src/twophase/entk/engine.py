@@ -14,9 +14,9 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor, nn
 
+from twophase.allocator import freed_memory_kept
 from twophase.differentiation.checks import count_classes
 from twophase.differentiation.functional import FunctionalNetwork, plain_values
-from twophase.entk.allocator import freed_memory_kept
 from twophase.entk.arguments import check_arguments
 from twophase.entk.clock import Clock
 from twophase.entk.inspection import KnownUse, inspect

@@ -22,14 +22,24 @@ def freed_memory_kept() -> Iterator[None]:
     Yields:
         Nothing.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
-        yield
-        return
-    library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
-    library.mallopt(M_TRIM_THRESHOLD, NEVER)
+    library = keep_freed_memory()
     try:
         yield
     finally:
-        library.mallopt(M_TRIM_THRESHOLD, USUAL)
-        library.malloc_trim(0)
+        if library is not None:
+            library.mallopt(M_TRIM_THRESHOLD, USUAL)
+            library.malloc_trim(0)
+
+
+def keep_freed_memory() -> ctypes.CDLL | None:
+    """Let glibc keep freed memory from now on: for a process that trains step after step, until its end.
+
+    Returns:
+        The C library; None elsewhere than on glibc, where nothing happens.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+        return None
+    library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+    library.mallopt(M_TRIM_THRESHOLD, NEVER)
+    return library
