@@ -49,7 +49,7 @@ def stored_checkpoint(study_name, seed, trajectory, step):
 
 def history_steps(study):
     """The anchor steps of the parent, and the run's end."""
-    return sorted({*range(0, study.length(), study.training.checkpoint_every), study.length()})
+    return anchors_from(0, study.training.checkpoint_every, study.length())
 
 
 def branches_of(study):

@@ -11,7 +11,7 @@ def main(smk):
     """Read the start, train, write the checkpoint."""
     with logged_job(smk) as job:
         device = prepare_device(smk.threads)
-        data = load_data(smk.input.data, job.settings, job.recipe_of("data"), device)
+        data = load_data(smk.input.data, job.recipe, device)
         seed, trajectory, step = int(smk.wildcards.seed), smk.wildcards.trajectory, int(smk.wildcards.step)
         starts = [load_start(path, job.recipe, seed, device, job.log) for path in smk.input.start]
         start = starts[0] if starts else None

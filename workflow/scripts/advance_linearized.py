@@ -13,7 +13,7 @@ def main(smk):
     with logged_job(smk) as job:
         device = prepare_device(smk.threads)
         upstream = job.recipe_of("checkpoint")
-        data = load_data(smk.input.data, upstream["settings"], upstream["inputs"]["data"], device)
+        data = load_data(smk.input.data, upstream, device)
         seed, name, step = int(smk.wildcards.seed), smk.wildcards.linearized, int(smk.wildcards.step)
         start = load_linearized_start(smk.input.start, job.recipe, seed, device, job.log)
         run, losses = linearized_run_at(

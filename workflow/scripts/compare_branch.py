@@ -14,7 +14,7 @@ def main(smk):
     with logged_job(smk) as job:
         device = prepare_device(smk.threads)
         upstream = job.recipe_of("checkpoint")
-        data = load_data(smk.input.data, upstream["settings"], upstream["inputs"]["data"], device)
+        data = load_data(smk.input.data, upstream, device)
         seed, trajectory = int(smk.wildcards.seed), smk.wildcards.trajectory
         t0 = parse_trajectory(trajectory).t0
 

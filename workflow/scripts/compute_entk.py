@@ -16,7 +16,7 @@ def main(smk):
     with logged_job(smk) as job:
         device = prepare_device(smk.threads)
         upstream = job.recipe_of("checkpoint")
-        data = load_data(smk.input.data, upstream["settings"], upstream["inputs"]["data"], device)
+        data = load_data(smk.input.data, upstream, device)
         seed, step = int(smk.wildcards.seed), int(smk.wildcards.step)
         start = load_start(smk.input.start, upstream, seed, device, job.log)
         run, _ = run_at(data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=start)

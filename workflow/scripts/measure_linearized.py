@@ -17,7 +17,7 @@ def main(smk):
         recipe = job.recipe_of("linearized")
         upstream = recipe["inputs"]["checkpoint"]
         settings = upstream["settings"]
-        data = load_data(smk.input.data, settings, upstream["inputs"]["data"], device)
+        data = load_data(smk.input.data, upstream, device)
         seed, name = int(smk.wildcards.seed), smk.wildcards.linearized
         switch = parse_trajectory(name)
 

@@ -17,7 +17,7 @@ def main(smk):
     with logged_job(smk) as job:
         device = prepare_device(smk.threads)
         upstream = job.recipe_of("checkpoint")
-        data = load_data(smk.input.data, upstream["settings"], upstream["inputs"]["data"], device)
+        data = load_data(smk.input.data, upstream, device)
         seeds, steps = job.settings["seeds"], job.settings["steps"]
         losses, test_losses, accuracies = ({seed: [] for seed in seeds} for _ in range(3))
         owners = [(seed, step) for seed in seeds for step in steps]

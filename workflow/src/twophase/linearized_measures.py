@@ -58,7 +58,7 @@ def measure_linearized(
     whole["kernel_change"] = kernel_distance(kernel, last)
     whole["diverged_at"] = np.nan if run.diverged_at is None else run.diverged_at
     losses = [measured["train_loss"] for measured in along.values()]
-    whole["diverged"] = _has_diverged(losses, run.diverged_at, data.classes)
+    whole["diverged"] = _has_diverged(losses, data.classes)
     variables = {name: ("step", [measured[name] for measured in along.values()]) for name in MEASURES + BASELINES}
     return describe(xr.Dataset(variables | whole, coords={"step": list(along)}), DESCRIPTIONS)
 
@@ -90,9 +90,9 @@ def _kernel_by_backward_passes(network: nn.Module, inputs: Tensor) -> Tensor:
     return jacobian @ jacobian.T
 
 
-def _has_diverged(train_losses: list[float], diverged_at: int | None, classes: int) -> int:
-    """Whether training has made the training loss worse than both the switch's and that of guessing, ln K."""
-    return int(diverged_at is not None or not train_losses[-1] <= max(train_losses[0], float(np.log(classes))))
+def _has_diverged(train_losses: list[float], classes: int) -> int:
+    """Whether training has made the training loss NaN, or worse than both the switch's and that of guessing, ln K."""
+    return int(not train_losses[-1] <= max(train_losses[0], float(np.log(classes))))
 
 
 def top_eigenvalue(network: nn.Module, probe: Tensor) -> float:

@@ -12,13 +12,12 @@ from twophase.provenance import check_recipe
 from twophase.trajectories import PARENT
 
 
-def load_data(path: Path | str, run_settings: dict, recipe: dict, device: torch.device) -> ImageData:
+def load_data(path: Path | str, run_recipe: dict, device: torch.device) -> ImageData:
     """A study's images on the device, in the run's dtype.
 
     Args:
         path: Prepared images.
-        run_settings: Settings of the run, for its dtype.
-        recipe: The recipe that must have made the images.
+        run_recipe: The recipe of the parent's checkpoints: for the run's dtype, and what must have made the images.
         device: Where they go.
 
     Returns:
@@ -27,8 +26,8 @@ def load_data(path: Path | str, run_settings: dict, recipe: dict, device: torch.
     Raises:
         ArtifactError: If the file is damaged, or was made by other settings or other code.
     """
-    data = load_images(path, device=device, dtype=getattr(torch, run_settings["dtype"]))
-    check_recipe(data.recipe, recipe, path)
+    data = load_images(path, device=device, dtype=getattr(torch, run_recipe["settings"]["dtype"]))
+    check_recipe(data.recipe, run_recipe["inputs"]["data"], path)
     return data
 
 

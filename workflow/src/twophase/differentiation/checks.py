@@ -23,12 +23,12 @@ def check_model(model: nn.Module) -> None:
     training = [name or "the network itself" for name, module in model.named_modules() if module.training]
     if training:
         raise ModelError(
-            f"The eNTK needs evaluation mode, where examples don't affect each other; call model.eval(). "
+            f"The network must be in evaluation mode, where examples don't affect each other; call model.eval(). "
             f"In training mode: {_listed(training)}."
         )
     parameters = dict(model.named_parameters())
     if not any(p.requires_grad for p in parameters.values()):
-        raise ModelError("The network has no trainable parameter (requires_grad): its eNTK is empty.")
+        raise ModelError("The network has no trainable parameter (requires_grad).")
     dtypes = {p.dtype for p in parameters.values()}
     if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
         raise ModelError(f"The network's parameters must all be float32 or all float64, got {_listed(dtypes)}.")
