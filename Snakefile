@@ -1,4 +1,4 @@
-"""twophase: how a network's training passes from chaos to order. Targets: all, chaos, cone, switching, figures."""
+"""twophase: how a network's training passes from chaos to order. Targets: all, chaos, cone, switching, phase_diagram, figures."""
 
 
 configfile: "config.yaml"
@@ -11,6 +11,7 @@ include: "workflow/rules/trajectories.smk"
 include: "workflow/rules/chaos.smk"
 include: "workflow/rules/cone.smk"
 include: "workflow/rules/switching.smk"
+include: "workflow/rules/phase_diagram.smk"
 include: "workflow/rules/figures.smk"
 
 

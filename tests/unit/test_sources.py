@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from twophase import sources
-from twophase.config import PUBLISHED_SIZES
+from twophase.config_data import PUBLISHED_SIZES
 from twophase.errors import DataError
 from twophase.sources import RawImages, Selection, download, parse_idx, read_images
 from twophase.subsets import class_balanced_subset

@@ -31,9 +31,9 @@ class Plan:
 class Project:
     """A copy of the project whose config and code a test may change."""
 
-    def __init__(self, folder: Path, studies: dict) -> None:
+    def __init__(self, folder: Path, studies: dict, phase_diagrams: dict | None = None) -> None:
         self.folder = folder
-        self.config = {"studies": studies}
+        self.config = {"studies": studies, "phase_diagrams": phase_diagrams or {}}
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():

@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from twophase.config import read_config
 from twophase.errors import ConfigError
+from twophase.phase_diagram.grid import TILE_PATTERN
 from twophase.provenance import canonical, code_fingerprint, make_recipe
 from twophase.stale_locks import clear_stale_locks
 from twophase.trajectories import LINEARIZED_PATTERN, TRAJECTORY_PATTERN
@@ -23,10 +24,13 @@ RUNNING = clear_stale_locks(Path(".snakemake"))
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 EMBEDDED_IMAGES = Path(workflow.basedir) / "workflow" / "resources" / "fashion_mnist" / "images.nc"
 STUDIES = CONFIG.selected()
+DIAGRAMS = CONFIG.selected_diagrams()
 
 
 wildcard_constraints:
-    study="|".join(CONFIG.studies),
+    study="|".join(CONFIG.studies) or "(?!)",
+    diagram="|".join(CONFIG.phase_diagrams) or "(?!)",
+    tile=TILE_PATTERN,
     seed=r"\d+",
     trajectory=TRAJECTORY_PATTERN,
     linearized=LINEARIZED_PATTERN,
@@ -34,34 +38,38 @@ wildcard_constraints:
 
 
 def recipe_text(name):
-    """A params function: the recipe of a rule's output for the study of its wildcards."""
-    return lambda wildcards: canonical(recipe(name, wildcards.study))
+    """A params function: the recipe of a rule's output for the study, or the phase diagram, of its wildcards."""
+    return lambda wildcards: canonical(recipe(name, wildcards.get("study") or wildcards.diagram))
 
 
 @cache
-def recipe(rule_name, study_name):
+def recipe(rule_name, name):
     """What decides the output of a rule: its settings, its code, and the recipes of its inputs."""
-    study = CONFIG.studies[study_name]
+    section = CONFIG.studies.get(name) or CONFIG.phase_diagrams[name]
     # A user's network counts where it is trained; from there on it is part of the inputs' recipes.
     trains = rule_name in ("advance", "advance_linearized")
-    import_path = study.model.name if trains and ":" in study.model.name else None
+    import_path = section.model.name if trains and ":" in section.model.name else None
     code = code_fingerprint(SCRIPTS / f"{rule_name}.py", import_path=import_path)
-    settings, inputs = SETTINGS[rule_name](study)
+    settings, inputs = SETTINGS[rule_name](section)
     return make_recipe(
         rule_name,
         settings,
         code,
-        **{name: recipe(maker, study_name) for name, maker in inputs.items()},
+        **{input_name: recipe(maker, name) for input_name, maker in inputs.items()},
     )
 
 
-def settings_of_data(study):
-    settings = {"data": study.data.model_dump()}
-    if study.data.source == "image_folder":
-        settings["files"] = hashlib.sha256(canonical(study.data.listing().signature()).encode()).hexdigest()
-    if study.data.source == "embedded_fashion_mnist":
+def settings_of_images(data):
+    settings = {"data": data.model_dump()}
+    if data.source == "image_folder":
+        settings["files"] = hashlib.sha256(canonical(data.listing().signature()).encode()).hexdigest()
+    if data.source == "embedded_fashion_mnist":
         settings["files"] = hashlib.sha256(EMBEDDED_IMAGES.read_bytes()).hexdigest()
     return settings, {}
+
+
+def settings_of_examples(diagram):
+    return ({"points": diagram.points.model_dump()}, {}) if diagram.points else settings_of_images(diagram.images)
 
 
 def settings_of_comparison(study):
@@ -128,9 +136,36 @@ def settings_of_figures(input_name, maker):
     return lambda study: (CONFIG.figures.model_dump(), {input_name: maker})
 
 
+def settings_of_distances(diagram):
+    return diagram.model_dump(include={"gamma", "gamma_prime", "widths", "seeds"}), {"tile": "measure_tile"}
+
+
+def settings_of_orientations(diagram):
+    settings = {
+        "points": diagram.model_dump(include={"shown_points"})["shown_points"],
+        "width": diagram.shown_width,
+        "seed": diagram.seeds[0],
+        "accuracy": diagram.accuracy(),
+    }
+    return settings, {"data": "prepare_examples"}
+
+
+def settings_of_phase_diagram_figures(diagram):
+    settings = {
+        "style": CONFIG.figures.model_dump(),
+        "points": diagram.model_dump(include={"shown_points"})["shown_points"],
+    }
+    inputs = {
+        "regime": "fit_regime",
+        "distances": "collect_phase_diagram",
+        "orientations": "record_orientations",
+    }
+    return settings, inputs
+
+
 # For each rule: the settings that decide its output, and by which rule each of its inputs is made.
 SETTINGS = {
-    "prepare_data": settings_of_data,
+    "prepare_data": lambda study: settings_of_images(study.data),
     "advance": lambda study: (study.run_settings(), {"data": "prepare_data"}),
     "record_history": lambda study: (
         {"seeds": study.seeds, "steps": history_steps(study)},
@@ -146,8 +181,17 @@ SETTINGS = {
     "advance_linearized": lambda study: (study.linearized_settings(), {"checkpoint": "advance"}),
     "measure_linearized": settings_of_linearized_measures,
     "collect_switching": settings_of_switching,
+    "prepare_examples": settings_of_examples,
+    "measure_tile": lambda diagram: (diagram.accuracy(), {"data": "prepare_examples"}),
+    "collect_phase_diagram": settings_of_distances,
+    "fit_regime": lambda diagram: (
+        diagram.model_dump(include={"confidence", "critical_slope"}),
+        {"distances": "collect_phase_diagram"},
+    ),
+    "record_orientations": settings_of_orientations,
     "plot_history": settings_of_figures("history", "record_history"),
     "plot_chaos": settings_of_figures("chaos", "collect_chaos"),
     "plot_cone": settings_of_figures("cone", "measure_cone"),
     "plot_switching": settings_of_switching_figure,
+    "plot_phase_diagram": settings_of_phase_diagram_figures,
 }

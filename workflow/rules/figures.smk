@@ -140,12 +140,59 @@ rule plot_switching:
         "../scripts/plot_switching.py"
 
 
+rule plot_phase_diagram:
+    input:
+        regime="results/phase_diagram/{diagram}/regime.nc",
+        distances="results/phase_diagram/{diagram}/relative_distance.nc",
+        orientations="results/phase_diagram/{diagram}/orientations.nc",
+    output:
+        phase_diagram=report(
+            "results/phase_diagram/{diagram}/figures/phase_diagram.png",
+            caption="../report/phase_diagram.rst",
+            category="phase diagram {diagram}",
+            labels={"figure": "1 Phase diagram"},
+        ),
+        phase_diagram_svg="results/phase_diagram/{diagram}/figures/phase_diagram.svg",
+        relative_distance=report(
+            "results/phase_diagram/{diagram}/figures/relative_distance.png",
+            caption="../report/relative_distance.rst",
+            category="phase diagram {diagram}",
+            labels={"figure": "2 Relative distance against width"},
+        ),
+        relative_distance_svg="results/phase_diagram/{diagram}/figures/relative_distance.svg",
+        orientations=report(
+            "results/phase_diagram/{diagram}/figures/orientations.png",
+            caption="../report/orientations.rst",
+            category="phase diagram {diagram}",
+            labels={"figure": "3 Orientations of neurons"},
+        ),
+        orientations_svg="results/phase_diagram/{diagram}/figures/orientations.svg",
+        learned_functions=report(
+            "results/phase_diagram/{diagram}/figures/learned_functions.png",
+            caption="../report/learned_functions.rst",
+            category="phase diagram {diagram}",
+            labels={"figure": "4 Learned functions"},
+        ),
+        learned_functions_svg="results/phase_diagram/{diagram}/figures/learned_functions.svg",
+    log:
+        "results/phase_diagram/{diagram}/logs/plot_phase_diagram.log",
+    benchmark:
+        "results/phase_diagram/{diagram}/benchmarks/plot_phase_diagram.tsv"
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_phase_diagram"),
+    script:
+        "../scripts/plot_phase_diagram.py"
+
+
 rule figures:
     input:
         history_figures(),
         chaos_figures(),
         cone_figures(),
         switching_figures(),
+        phase_diagram_figures(),
 
 
 rule chaos:
@@ -161,3 +208,8 @@ rule cone:
 rule switching:
     input:
         switching_figures(),
+
+
+rule phase_diagram:
+    input:
+        phase_diagram_figures(),

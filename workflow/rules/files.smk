@@ -13,6 +13,12 @@ from twophase.trajectories import (
 )
 
 CHAOS_FIGURES = ("chaos", "barrier", "growth")
+PHASE_DIAGRAM_FIGURES = (
+    "phase_diagram",
+    "relative_distance",
+    "orientations",
+    "learned_functions",
+)
 CONE_FIGURES = (
     "distance_matrix",
     "reference_distance",
@@ -59,12 +65,21 @@ def branches_of(study):
 
 def image_source(wildcards):
     """The file that stands for a study's raw images; an image folder's files are in the recipe."""
-    source = CONFIG.studies[wildcards.study].data.source
-    if source == "image_folder":
+    return source_files(CONFIG.studies[wildcards.study].data)
+
+
+def example_source(wildcards):
+    """The file that stands for the raw images of a phase diagram's examples; none for points."""
+    images = CONFIG.phase_diagrams[wildcards.diagram].images
+    return source_files(images) if images else []
+
+
+def source_files(data):
+    if data.source == "image_folder":
         return []
-    if source == "embedded_fashion_mnist":
+    if data.source == "embedded_fashion_mnist":
         return [ancient(os.path.relpath(EMBEDDED_IMAGES))]  # its digest is in the recipe
-    return [f"results/downloads/{source}/verified.json"]
+    return [f"results/downloads/{data.source}/verified.json"]
 
 
 def parent_checkpoints(wildcards):
@@ -143,6 +158,16 @@ def kernels(wildcards):
     ]
 
 
+def networks_of_tile(wildcards):
+    """A params function: the axes of a tile's networks."""
+    return canonical(CONFIG.phase_diagrams[wildcards.diagram].tiles()[wildcards.tile])
+
+
+def tile_files(wildcards):
+    names = CONFIG.phase_diagrams[wildcards.diagram].tiles()
+    return [f"results/phase_diagram/{wildcards.diagram}/tiles/{name}.nc" for name in names]
+
+
 def figure_files(study_name, stems):
     return [f"results/{study_name}/figures/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
 
@@ -167,3 +192,7 @@ def cone_figures():
 
 def switching_figures():
     return [path for name, study in STUDIES.items() if study.switching for path in figure_files(name, ["switching"])]
+
+
+def phase_diagram_figures():
+    return [path for name in DIAGRAMS for path in figure_files(f"phase_diagram/{name}", PHASE_DIAGRAM_FIGURES)]

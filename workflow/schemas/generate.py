@@ -13,13 +13,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from twophase import config
+from twophase.config_data import Data
+from twophase.config_phase_diagram import GridPoint, PhaseDiagram, Points
+from twophase.config_types import Span, StepRange, ValueRange
 
 FOLDER = Path(__file__).parent
 # Where each section stands, in the order of the page.
 SECTIONS = {
     config.Config: "The file",
     config.Study: "studies.NAME",
-    config.Data: "studies.NAME.data",
+    Data: "studies.NAME.data, phase_diagrams.NAME.images",
     config.Model: "studies.NAME.model",
     config.SGD: "studies.NAME.optimizer, name: sgd",
     config.AdamW: "studies.NAME.optimizer, name: adamw",
@@ -30,7 +33,11 @@ SECTIONS = {
     config.Chaos: "studies.NAME.chaos",
     config.Cone: "studies.NAME.cone",
     config.Switching: "studies.NAME.switching",
-    config.StepRange: "A range of steps",
+    PhaseDiagram: "phase_diagrams.NAME",
+    Points: "phase_diagrams.NAME.points",
+    GridPoint: "An entry of phase_diagrams.NAME.shown_points",
+    StepRange: "A range of steps",
+    ValueRange: "A range of values",
     config.Figures: "figures",
 }
 INTRODUCTION = """\
@@ -41,6 +48,7 @@ Written by `workflow/schemas/generate.py` from `twophase.config`; edit that and 
 - A **duration** is a number of steps (`500`, `500 steps`) or of epochs (`80 epochs`). A step is one optimiser update,
   an epoch `training images / batch_size` of them.
 - A **grid of steps** is a list of steps and of ranges: `[0, 50, {start: 100, stop: 1000, every: 100}]`.
+- A **grid of values** is the same of any numbers: `[0.5, {start: 1, stop: 2, every: 0.25}]`.
 - A key without a default must be given. `null` is YAML's word for no value.
 - Write small numbers with a point: `1.0e-7`. An unknown key is refused, before any job starts.
 """
@@ -92,7 +100,9 @@ def _type(node: dict[str, Any]) -> str:
             return names.replace("integer or text", "duration")  # no other key takes both
     if node.get("type") == "array":
         inner = _type(node["items"])
-        return "grid of steps" if inner.endswith("or section") else f"list of {inner}"
+        if inner.endswith("or section"):
+            return "grid of steps" if inner.startswith("integer") else "grid of values"
+        return f"list of {inner}"
     return _scalar(node)
 
 
@@ -108,7 +118,7 @@ def _default(section: type[BaseModel], name: str) -> str:
     if field.is_required():
         return ""
     value = field.default
-    if isinstance(value, config.Span):
+    if isinstance(value, Span):
         return f"`{value.count:g} {value.unit}`"
     if isinstance(value, BaseModel):
         chosen = getattr(value, "name", None) if name in ("optimizer", "schedule") else None

@@ -4,211 +4,33 @@ Nothing here imports PyTorch: the Snakefile reads this module, and Snakemake rea
 """
 
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, Field
 
+from twophase.config_data import Data
 from twophase.config_errors import shown, spoils, suggestion, validate_piecewise
+from twophase.config_phase_diagram import DIAGRAM_RESTS_ON, PhaseDiagram
+from twophase.config_types import (
+    LARGEST,
+    NOT_BOOL,
+    Duration,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Span,
+    StepGrid,
+    distinct,
+    unrepeated,
+)
 from twophase.errors import ConfigError
-from twophase.image_folder import FolderListing, list_image_folder
 
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_-]*$"
 RESERVED_NAMES = ("downloads", "phase_diagram")  # folders below results/ that belong to no study
-LARGEST = 2**63 - 1  # what a netCDF file can hold
-LONGEST = 10**9  # steps or epochs
-MOST_STEPS = 10**6  # in a range of a grid
-# Images of each split, (training, test).
-PUBLISHED_SIZES = {
-    "embedded_fashion_mnist": (10_000, 2_000),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "mnist": (60_000, 10_000),
-    "fashion_mnist": (60_000, 10_000),
-}
-# Where classes differ in size: their number times the smallest one.
-BALANCED_SIZES = {"mnist": (54_210, 8_920)}
-
-
-def _parse_duration(value: Any) -> Any:
-    """Read ``500``, ``"500 steps"`` or ``"80 epochs"``; leave everything else to pydantic."""
-    if isinstance(value, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:[eE]\+?\d{1,2})?)\s*(?:(step|epoch)s?)?\s*", value)
-        if found:
-            return {"count": float(found[1]), "unit": (found[2] or "step") + "s"}
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        return {"count": value, "unit": "steps"}
-    elif isinstance(value, dict | Span):
-        return value
-    raise ValueError("expected a number of steps, or text like '80 epochs' or '500 steps'")
-
-
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
-
-
-NOT_BOOL = BeforeValidator(_refuse_bool)
-NonNegativeInt = Annotated[int, Field(ge=0, le=LARGEST), NOT_BOOL]
-PositiveInt = Annotated[int, Field(gt=0, le=LARGEST), NOT_BOOL]
-NonNegativeFloat = Annotated[float, Field(ge=0), NOT_BOOL]
-PositiveFloat = Annotated[float, Field(gt=0), NOT_BOOL]
-Fraction = Annotated[float, Field(ge=0, lt=1), NOT_BOOL]
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys are refused, and settings never change once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-class Span(Section):
-    """A length of training in its unit; write it as ``500``, ``"500 steps"`` or ``"80 epochs"``."""
-
-    count: Annotated[NonNegativeFloat, Field(le=LONGEST, description="How many.")]
-    unit: Literal["steps", "epochs"] = Field(description="Of what.")
-
-    def steps(self, steps_per_epoch: float) -> int:
-        """Optimiser updates, rounded to the nearest whole one; an epoch is ``training images / batch size`` steps."""
-        return round(self.count if self.unit == "steps" else self.count * steps_per_epoch)
-
-
-Duration = Annotated[Span, BeforeValidator(_parse_duration, json_schema_input_type=int | str)]
-
-
-class StepRange(Section):
-    """The steps ``start, start + every, ...`` up to and including ``stop``."""
-
-    start: NonNegativeInt = Field(description="First step.")
-    stop: NonNegativeInt = Field(description="Last step, if it is reached.")
-    every: PositiveInt = Field(description="Distance of two steps.")
-
-    @model_validator(mode="after")
-    def _has_a_sensible_number_of_steps(self) -> "StepRange":
-        if self.stop < self.start:
-            raise ValueError("expected a stop that is not below the start")
-        if (self.stop - self.start) // self.every >= MOST_STEPS:
-            raise ValueError(f"expected at most {MOST_STEPS} steps")
-        return self
-
-
-def _flatten_steps(entries: list[int | StepRange]) -> list[int]:
-    steps: set[int] = set()
-    for entry in entries:
-        if isinstance(entry, StepRange):
-            steps.update(range(entry.start, entry.stop + 1, entry.every))
-        else:
-            steps.add(entry)
-    if not steps:
-        raise ValueError("the grid is empty; give at least one step")
-    return sorted(steps)
-
-
-def _kind_of_entry(entry: Any) -> str:
-    return "<range>" if isinstance(entry, dict | StepRange) else "<step>"
-
-
-StepEntry = Annotated[
-    Annotated[NonNegativeInt, Tag("<step>")] | Annotated[StepRange, Tag("<range>")], Discriminator(_kind_of_entry)
-]
-StepGrid = Annotated[list[StepEntry], AfterValidator(_flatten_steps)]
-
-
-def _unrepeated(values: list) -> list:
-    repeated = sorted({value for value in values if values.count(value) > 1})
-    if repeated:
-        raise ValueError(f"expected each value once, {shown(repeated)} is repeated")
-    return values
-
-
-def _distinct(values: list) -> list:
-    if not values:
-        raise ValueError("the list is empty; give at least one value")
-    return _unrepeated(values)
-
-
-class Data(Section):
-    """Which images, and what is done to them once, before any training."""
-
-    source: Literal["embedded_fashion_mnist", "cifar10", "cifar100", "mnist", "fashion_mnist", "image_folder"] = Field(
-        "embedded_fashion_mnist",
-        description="Data set: the one that ships with the project, one that torchvision downloads, or a folder.",
-    )
-    folder: str | None = Field(
-        None, description="image_folder only: folder with train/CLASS/* and test/CLASS/*, relative to the work folder."
-    )
-    image_size: PositiveInt | None = Field(
-        None, description="Side in pixels to which images are resized (box filter); null keeps their size."
-    )
-    grey: bool = Field(False, description="Convert to one grey channel.")
-    train_examples: PositiveInt | None = Field(
-        None, description="Class-balanced subset of the training images; null takes all."
-    )
-    test_examples: PositiveInt | None = Field(
-        None, description="Class-balanced subset of the test images; null takes all."
-    )
-
-    def listing(self) -> FolderListing:
-        """The image files of an ``image_folder``, by split and class.
-
-        Raises:
-            DataError: If the folder, a split or a class has no images.
-        """
-        return list_image_folder(Path(self.folder))
-
-    def available(self) -> tuple[int, int]:
-        """Training and test images that the source has, before any subset is taken."""
-        if self.source == "image_folder":
-            listing = self.listing()
-            return listing.count("train"), listing.count("test")
-        return PUBLISHED_SIZES[self.source]
-
-    def train_size(self) -> int:
-        """Training images that the study uses."""
-        return self.train_examples or self.available()[0]
-
-    def test_size(self) -> int:
-        """Test images that the study uses."""
-        return self.test_examples or self.available()[1]
-
-    def balanced_sizes(self) -> tuple[int, int]:
-        """The largest class-balanced subset of each split of the source, (training, test)."""
-        if self.source == "image_folder":
-            files = self.listing().files
-            return tuple(len(files[split]) * min(map(len, files[split])) for split in ("train", "test"))
-        return BALANCED_SIZES.get(self.source, PUBLISHED_SIZES[self.source])
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield (key, message) for what the types can't see."""
-        if self.source == "image_folder" and self.folder is None:
-            yield "folder", "is needed with source 'image_folder'"
-            return
-        if self.source != "image_folder" and self.folder is not None:
-            yield "folder", f"has no meaning with source {self.source!r}; remove it, or use 'image_folder'"
-            return
-        try:
-            available, balanced = self.available(), self.balanced_sizes()
-        except Exception as error:  # a missing or empty folder: the message names it
-            yield "folder", str(error)
-            return
-        wanted = {"train_examples": self.train_examples, "test_examples": self.test_examples}
-        for (key, count), there, most in zip(wanted.items(), available, balanced, strict=True):
-            if count is not None and count > there:
-                yield key, f"asks for {count} images, the source has {there}"
-            elif count is not None and count > most:
-                yield key, f"asks for {count} images, as many of each class as of any other; the source has {most} such"
 
 
 class Model(Section):
@@ -312,10 +134,10 @@ class Chaos(Section):
 
     perturbation_steps: StepGrid = Field(description="Steps t0 at which a branch leaves the parent.")
     comparison_steps: StepGrid = Field(description="Steps t1 at which branch and parent are compared; those above t0.")
-    kinds: Annotated[list[Literal["gaussian", "gradient"]], AfterValidator(_distinct)] = Field(
+    kinds: Annotated[list[Literal["gaussian", "gradient"]], AfterValidator(distinct)] = Field(
         ["gaussian"], description="Direction: Gaussian over all trainable parameters, or a minibatch gradient."
     )
-    relative_norms: Annotated[list[NonNegativeFloat], AfterValidator(_distinct)] = Field(
+    relative_norms: Annotated[list[NonNegativeFloat], AfterValidator(distinct)] = Field(
         description="Sizes |perturbation| / |theta_t0| (L2). The control, 0, is always added."
     )
     draws: PositiveInt = Field(1, description="Independent perturbations of each kind and size.")
@@ -332,7 +154,7 @@ class Cone(Section):
 
     kernel_steps: StepGrid = Field(description="Steps at which the eNTK is computed.")
     reference_steps: StepGrid = Field([0], description="Steps tau of Fig. 5a; each one of kernel_steps.")
-    intervals: Annotated[list[PositiveInt], AfterValidator(_unrepeated)] = Field(
+    intervals: Annotated[list[PositiveInt], AfterValidator(unrepeated)] = Field(
         [], description="Intervals dt in steps of Fig. 5b; pairs (t, t + dt) are taken from kernel_steps."
     )
     probe_examples: Annotated[int, Field(ge=2, le=LARGEST), NOT_BOOL] = Field(
@@ -351,7 +173,7 @@ class Switching(Section):
     switch_steps: Annotated[StepGrid, AfterValidator(_with_zero)] = Field(
         description="Steps s at which the parent is linearised; 0, linear from the start, is always added."
     )
-    learning_rates: Annotated[list[PositiveFloat], AfterValidator(_distinct)] | None = Field(
+    learning_rates: Annotated[list[PositiveFloat], AfterValidator(distinct)] | None = Field(
         None, description="Base learning rates of the linearised runs; null takes the parent's."
     )
     schedule: Annotated[Constant | Milestones | Cosine, Field(discriminator="name")] | None = Field(
@@ -383,7 +205,7 @@ class Study(Section):
         Constant(), description="How the learning rate changes along the run."
     )
     training: Training = Field(Training(), description="Length, batches, augmentation and checkpoints of a run.")
-    seeds: Annotated[list[NonNegativeInt], AfterValidator(_distinct)] = Field(
+    seeds: Annotated[list[NonNegativeInt], AfterValidator(distinct)] = Field(
         [0, 1, 2], description="Independent repetitions; each seeds initialisation, batch order and augmentation."
     )
     chaos: Chaos | None = Field(None, description="The chaos effect; null leaves it out.")
@@ -573,32 +395,47 @@ StudyName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Config(Section):
-    """The whole config: named studies, which of them to run, and the figures' looks."""
+    """The whole config: named studies and phase diagrams, which of them to run, and the figures' looks."""
 
-    studies: dict[StudyName, Study] = Field(description="Named studies; the name is the folder below results/.")
-    run: list[str] | None = Field(None, description="Names of the studies that the targets make; null means all.")
+    studies: dict[StudyName, Study] = Field({}, description="Named studies; the name is the folder below results/.")
+    phase_diagrams: dict[StudyName, PhaseDiagram] = Field(
+        {}, description="Named phase diagrams; the name is the folder below results/phase_diagram/."
+    )
+    run: list[str] | None = Field(
+        None, description="Names of the studies and phase diagrams that the targets make; null means all."
+    )
     figures: Figures = Field(Figures(), description="How figures look.")
 
     def selected(self) -> dict[str, Study]:
         """The studies that the target rules make."""
-        return self.studies if self.run is None else {name: self.studies[name] for name in self.run}
+        return self._named_in_run(self.studies)
+
+    def selected_diagrams(self) -> dict[str, PhaseDiagram]:
+        """The phase diagrams that the target rules make."""
+        return self._named_in_run(self.phase_diagrams)
+
+    def _named_in_run(self, sections: dict[str, Any]) -> dict[str, Any]:
+        return sections if self.run is None else {name: sections[name] for name in self.run if name in sections}
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield (dotted key, message) for what the types can't see, in the studies that are selected."""
-        if not self.studies:
-            yield "studies", "is empty; name at least one study"
-        for name in RESERVED_NAMES:
-            if name in self.studies:
-                yield f"studies.{name}", f"is a folder of another use below results/; rename the study, got {name!r}"
-        unknown = [name for name in self.run or [] if name not in self.studies]
+        """Yield (dotted key, message) for what the types can't see, in what is selected."""
+        names = [*self.studies, *self.phase_diagrams]
+        if not names:
+            yield "studies", "is empty; name at least one study or phase diagram"
+        for name in set(RESERVED_NAMES) & set(self.studies):
+            yield f"studies.{name}", f"is a folder of another use below results/; rename the study, got {name!r}"
+        for name in set(self.phase_diagrams) & set(self.studies):
+            yield f"phase_diagrams.{name}", f"is the name of a study too; rename one of them, got {name!r}"
+        unknown = [name for name in self.run or [] if name not in names]
         for name in unknown:
-            close = suggestion(name, self.studies) or f"; expected some of {shown(list(self.studies))}"
-            yield "run", f"names {name!r}, which is not a study{close}"
+            close = suggestion(name, names) or f"; expected some of {shown(names)}"
+            yield "run", f"names {name!r}, which is neither a study nor a phase diagram{close}"
         if self.run == []:
-            yield "run", "is empty; name at least one study, or leave it out"
-        for name, study in self.studies.items():
-            if self.run is None or name in self.run:
-                yield from ((f"studies.{name}.{key}", message) for key, message in study.problems())
+            yield "run", "is empty; name at least one study or phase diagram, or leave it out"
+        for part in ("studies", "phase_diagrams"):
+            for name, section in getattr(self, part).items():
+                if self.run is None or name in self.run:
+                    yield from ((f"{part}.{name}.{key}", message) for key, message in section.problems())
 
 
 def config_schema() -> dict[str, Any]:
@@ -634,9 +471,12 @@ def read_config(raw: Any) -> Config:
 def _bases_of(key: str, config: Config) -> list[str]:
     """The keys on which a check between fields rests."""
     if key == "run":
-        return [f"studies.{name}" for name in config.run]
-    name, _, rest = key.removeprefix("studies.").partition(".")
+        parts = ("studies", "phase_diagrams")
+        return [*parts, *(f"{part}.{name}" for name in config.run for part in parts)]
+    part, name, rest = (*key.split(".", 2), "")[:3]
+    if part == "phase_diagrams":
+        return [f"{part}.{name}.{basis}" for basis in DIAGRAM_RESTS_ON.get(rest, ())]
     bases = RESTS_ON.get(rest, ())
     if "training.length" in bases and config.studies[name].training.length.unit == "epochs":
         bases += _EPOCH
-    return [f"studies.{name}.{basis}" for basis in bases]
+    return [f"{part}.{name}.{basis}" for basis in bases]

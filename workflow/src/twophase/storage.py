@@ -19,6 +19,8 @@ REFERENCES = {
     "Zhou 2025a": "Zhou, Yang, Sugiyama, Yan: New Evidence of the Two-Phase Learning Dynamics of Neural Networks, "
     "arXiv 2505.13900",
     "Zhou 2025b": "Zhou, Yang, Ren, Sugiyama, Yan: On the Cone Effect in the Learning Dynamics, arXiv 2503.16316",
+    "Luo 2021": "Luo, Xu, Ma, Zhang: Phase Diagram for Two-layer ReLU Neural Networks at Infinite-width Limit, JMLR "
+    "22, arXiv 2007.07497",
 }
 
 

@@ -9,6 +9,9 @@ from twophase.plotting.cone import (
     plot_reference_distance,
 )
 from twophase.plotting.history import plot_history
+from twophase.plotting.neurons import plot_learned_functions, plot_orientations
+from twophase.plotting.phase_diagram import plot_phase_diagram
+from twophase.plotting.relative_distance import plot_relative_distance
 from twophase.plotting.style import save_figure, style_context
 from twophase.plotting.switching import plot_switching
 
@@ -20,8 +23,12 @@ __all__ = [
     "plot_history",
     "plot_interval_distance",
     "plot_kernel_scale",
+    "plot_learned_functions",
+    "plot_orientations",
+    "plot_phase_diagram",
     "plot_projection",
     "plot_reference_distance",
+    "plot_relative_distance",
     "plot_switching",
     "save_figure",
     "style_context",

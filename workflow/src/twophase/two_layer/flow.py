@@ -1,0 +1,160 @@
+"""One network's gradient flow, from its initial weights until it has learned: steps, their errors, and the end."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from twophase.two_layer.chebyshev import MOST_STAGES, STIFFNESS
+from twophase.two_layer.compiled import compiled
+from twophase.two_layer.passes import first_stage, last_slope, next_stage
+
+CONVERGED, STATIONARY, EVALUATIONS_SPENT, NOT_FINITE = range(4)
+
+# The tolerance holds for the part of a step's error that lies along the displacement and so changes RD. The rest
+# comes from neurons that cross a data point, where the slope jumps, and mostly averages out: it may be larger.
+ACROSS = 100.0
+MOST_GROWTH, MOST_SHRINKING, SAFETY = 10.0, 0.1, 0.8
+FIRST_STEP = 0.01  # over the spectral radius; the error estimate takes over from there
+STABLE_SHARE = 0.65  # of s^2 - 1: an s-stage step is stable up to that over the spectral radius
+STILL = 1e-9
+
+
+class FlowEnd(NamedTuple):
+    """How an integration ended.
+
+    Attributes:
+        status: CONVERGED, STATIONARY, EVALUATIONS_SPENT or NOT_FINITE.
+        steps: Accepted steps.
+        evaluations: Evaluations of the slope, each a pass over all neurons.
+        initial_loss: L at time 0.
+        loss: L at the end.
+        time: In units of alpha.
+        input_error: Sum over steps of the local error of |w~ - w~(0)|, over |w~ - w~(0)| at the end.
+        output_error: The same of a~.
+        state: Displacement, ``(tiles, d + 1, LANES)``.
+    """
+
+    status: int
+    steps: int
+    evaluations: int
+    initial_loss: float
+    loss: float
+    time: float
+    input_error: float
+    output_error: float
+    state: np.ndarray
+
+
+@compiled
+def integrate_flow(problem, work, table, tolerance, loss_goal, most_evaluations):
+    """Integrate until the loss is at or below its goal.
+
+    Args:
+        problem: What is integrated.
+        work: A workspace of its size; overwritten.
+        table: ``stage_table()``.
+        tolerance: Share of the displacement by which a step may miss it.
+        loss_goal: Loss at which it ends.
+        most_evaluations: Evaluations after which it gives up.
+
+    Returns:
+        A ``FlowEnd``.
+    """
+    state, spare, other, slope, next_slope = _states(problem)
+    distance, error = np.zeros(2), np.zeros(2)
+    loss = initial_loss = first_stage(problem, work, state, slope, 0.0, state)
+    radius = last_slope(problem, work, state, slope, state, next_slope, 0.0) + _curvature(problem, work.residual)
+    slope, next_slope = next_slope, slope
+    status = _status(loss, loss_goal, work.sums, distance, 1.0)
+    step, time, steps, evaluations = FIRST_STEP / radius, 0.0, 0, 1
+    while status == EVALUATIONS_SPENT and evaluations < most_evaluations:
+        stages, step = _stages_and_step(step, radius)
+        spare, other, new_loss = _take_stages(problem, work, state, slope, spare, other, table[stages], stages, step)
+        trace = last_slope(problem, work, state, slope, spare, next_slope, step)
+        evaluations += stages
+        excess = _error_over_tolerance(work.sums, distance, tolerance)
+        if excess <= 1.0:
+            state, spare = spare, state
+            slope, next_slope = next_slope, slope
+            radius = trace + _curvature(problem, work.residual)
+            loss, time, steps = new_loss, time + step, steps + 1
+            _add_error(work.sums, distance, error)
+            status = _status(loss, loss_goal, work.sums, distance, time)
+        step *= min(MOST_GROWTH, max(MOST_SHRINKING, SAFETY / max(excess, 1e-9) ** (1.0 / 3.0)))
+        if not (math.isfinite(step) and step > 0.0 and math.isfinite(radius)):
+            status = NOT_FINITE
+    for layer in range(2):
+        error[layer] = error[layer] / distance[layer] if distance[layer] > 0.0 else 0.0
+    return FlowEnd(status, steps, evaluations, initial_loss, loss, time, error[0], error[1], state)
+
+
+@compiled
+def _status(loss, loss_goal, sums, distance, time):
+    """CONVERGED at the goal; STATIONARY if the time so far, passed once more, would move no layer; else on."""
+    if loss <= loss_goal:
+        return CONVERGED
+    for layer in range(2):
+        if not math.sqrt(sums[layer, 3]) * time <= STILL * distance[layer]:
+            return EVALUATIONS_SPENT
+    return STATIONARY
+
+
+@compiled
+def _stages_and_step(step, radius):
+    """The number of stages that makes a step stable, and the step, shortened if that would be too many."""
+    stages = max(2, 1 + int(math.sqrt(1.0 + STIFFNESS * min(step * radius, 1e8))))
+    if stages > MOST_STAGES:
+        return MOST_STAGES, STABLE_SHARE * (MOST_STAGES**2 - 1) / radius
+    return stages, step
+
+
+@compiled
+def _add_error(sums, distance, error):
+    """Set each layer's distance, and add to its error what the step missed along the displacement."""
+    for layer in range(2):
+        distance[layer] = math.sqrt(sums[layer, 2])
+        if distance[layer] > 0.0:
+            error[layer] += abs(sums[layer, 1]) / distance[layer]
+
+
+@compiled
+def _states(problem):
+    """Five states of zeros."""
+    shape = problem.initial.shape
+    return np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros(shape)
+
+
+@compiled
+def _take_stages(problem, work, state, slope, previous, before, coefficients, stages, step):
+    """All stages of one step: the result, the array that is free, and the loss."""
+    first_stage(problem, work, state, slope, coefficients[1, 3] * step, previous)
+    loss = next_stage(problem, work, state, slope, previous, state, before, coefficients[2], step)
+    for stage in range(3, stages + 1):
+        previous, before = before, previous
+        loss = next_stage(problem, work, state, slope, previous, before, before, coefficients[stage], step)
+    return before, previous, loss
+
+
+@compiled
+def _error_over_tolerance(sums, distance, tolerance):
+    """The step's error over what is allowed, of the layer where that is largest; huge if it is not finite."""
+    largest = 0.0
+    for layer in range(2):
+        moved = max(distance[layer], math.sqrt(sums[layer, 2]))
+        if moved > 0.0:
+            along = abs(sums[layer, 1]) / moved**2
+            across = math.sqrt(sums[layer, 0]) / moved
+            largest = max(largest, along / tolerance, across / (ACROSS * tolerance))
+        if not (math.isfinite(sums[layer, 0]) and math.isfinite(sums[layer, 1])):
+            return 1e9
+    return largest
+
+
+@compiled
+def _curvature(problem, residual):
+    """Bound of what single neurons' curvature adds to the spectral radius: (1/n) sum |e_i| |x_i|."""
+    total = 0.0
+    for i in range(residual.shape[0]):
+        total += abs(residual[i]) * math.sqrt(problem.squared_norms[i])
+    return total / residual.shape[0]

@@ -1,0 +1,251 @@
+"""Many two-layer networks integrated at once, each with steps of its own, the same bits in whatever company."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from twophase.errors import DataError
+from twophase.kernels import kernel_distance
+from twophase.two_layer.chebyshev import stage_table
+from twophase.two_layer.compiled import LANES
+from twophase.two_layer.flow import integrate_flow
+from twophase.two_layer.network import BLOCK, TwoLayer, outputs, tangent_kernel
+from twophase.two_layer.passes import Problem, Workspace
+
+STATUS = ("converged", "stationary", "evaluations spent", "not finite")
+STATES = 6  # arrays of a network's size that an integration holds
+BLAS_FROM = 256  # numbers in the inputs from which BLAS is faster than plain loops
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """When an integration ends, and how exactly it goes there.
+
+    Attributes:
+        tolerance: Share of |displacement| by which a step may miss it, in each layer.
+        loss_tolerance: Share of the smaller of the initial loss and the mean of y^2 / 2 that may be left.
+        most_evaluations: Evaluations of the slope after which a network counts as not converged.
+    """
+
+    tolerance: float = 1e-4
+    loss_tolerance: float = 1e-6
+    most_evaluations: int = 200_000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of one network.
+
+    Attributes:
+        network: The network.
+        status: One of ``STATUS``: "converged" to the loss tolerance; "stationary", where no weight moves any more
+            though some loss is left; "evaluations spent"; "not finite".
+        input_distance: RD = |w(inf) - w(0)| / |w(0)| of the input weights.
+        output_distance: The same of the output weights.
+        initial_loss: L = 1/(2n) sum (f(x_i) - y_i)^2 at time 0.
+        final_loss: L at the end.
+        steps: Accepted steps.
+        evaluations: Evaluations of the slope.
+        integration_error: Sum of the estimated local errors of RD over all steps, as a share of RD; of the layer where
+            that is larger. Errors of single steps differ in sign, so this bounds the estimate of the whole.
+        kernel_distance: S between the tangent kernels at time 0 and at the end; NaN where a kernel is 0.
+    """
+
+    network: TwoLayer
+    status: str
+    input_distance: float
+    output_distance: float
+    initial_loss: float
+    final_loss: float
+    steps: int
+    evaluations: int
+    integration_error: float
+    kernel_distance: float
+
+    @property
+    def status_number(self) -> int:
+        """Place of the status in ``STATUS``."""
+        return STATUS.index(self.status)
+
+
+def integrate(
+    networks: Sequence[TwoLayer],
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    *,
+    accuracy: Accuracy | None = None,
+    threads: int = 1,
+    memory_budget: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Trained]:
+    """Integrate the gradient flow of many networks on one data set.
+
+    Each is integrated by itself, so that its bits depend neither on the others nor on ``threads``; the interpreter's
+    lock is released meanwhile.
+
+    Args:
+        networks: In any order.
+        inputs: x_i with the constant 1 of the bias, ``(n, d)``; see ``with_bias``.
+        targets: y_i, ``(n,)``.
+        accuracy: When to end, how exactly to go there.
+        threads: Networks at once.
+        memory_budget: Bytes for all networks at once; fewer are integrated side by side if need be. None: no limit.
+        progress: Called with the number of neurons whose network is done.
+
+    Returns:
+        One result a network, in their order.
+
+    Raises:
+        DataError: If inputs and targets don't fit each other or are not finite.
+        MemoryError: If a single network needs more than the budget; says how much.
+    """
+    inputs, targets = checked_data(inputs, targets)
+    order = sorted(range(len(networks)), key=lambda index: -networks[index].width)
+    results: list[Trained | None] = [None] * len(networks)
+    workers = _workers(networks, inputs, threads, memory_budget)
+    done = 0
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        waiting = {pool.submit(train, networks[index], inputs, targets, accuracy): index for index in order}
+        try:
+            for future in as_completed(waiting):
+                results[waiting[future]] = future.result()[0]
+                done += networks[waiting[future]].width
+                if progress:
+                    progress(done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return results
+
+
+def train(
+    network: TwoLayer, inputs: np.ndarray, targets: np.ndarray, accuracy: Accuracy | None = None
+) -> tuple[Trained, np.ndarray]:
+    """Integrate one network.
+
+    Args:
+        network: The network.
+        inputs: ``(n, d)``.
+        targets: ``(n,)``.
+        accuracy: When to end, how exactly to go there.
+
+    Returns:
+        What became of it, and its weights at the end, ``(m, d + 1)``, w~ then a~.
+
+    Raises:
+        DataError: If inputs and targets don't fit each other or are not finite.
+    """
+    inputs, targets = checked_data(inputs, targets)
+    accuracy = accuracy or Accuracy()
+    initial = network.initial_weights(inputs.shape[1])
+    problem = _problem(network, initial, inputs, targets)
+    floor = least_loss(inputs, targets)
+    start = 0.5 * np.mean((outputs(initial, inputs, network.kappa) - targets) ** 2)
+    scale = min(start, 0.5 * np.mean(targets**2)) or start
+    goal = floor + accuracy.loss_tolerance * scale
+    end = integrate_flow(
+        problem, _workspace(problem), stage_table(), accuracy.tolerance, goal, accuracy.most_evaluations
+    )
+    displacement = end.state.transpose(0, 2, 1).reshape(-1, initial.shape[1])[: network.width]
+    final = initial + displacement
+    trained = Trained(
+        network=network,
+        status=STATUS[end.status],
+        input_distance=_ratio(displacement[:, :-1], initial[:, :-1]),
+        output_distance=_ratio(displacement[:, -1], initial[:, -1]),
+        initial_loss=end.initial_loss,
+        final_loss=end.loss,
+        steps=end.steps,
+        evaluations=end.evaluations,
+        integration_error=max(end.input_error, end.output_error),
+        kernel_distance=_kernel_distance(initial, final, inputs, network),
+    )
+    return trained, final
+
+
+def least_loss(inputs: np.ndarray, targets: np.ndarray) -> float:
+    """The loss that no function of the inputs can go below: 0 unless an input is there twice with two targets."""
+    _, group = np.unique(inputs, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    means = np.bincount(group, targets) / np.bincount(group)
+    return float(0.5 * np.mean((targets - means[group]) ** 2))
+
+
+def checked_data(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs ``(n, d)`` and targets ``(n,)`` as contiguous float64.
+
+    Raises:
+        DataError: If their shapes don't fit, there is no example, or a number is not finite.
+    """
+    inputs, targets = (np.ascontiguousarray(array, dtype=np.float64) for array in (inputs, targets))
+    if inputs.ndim != 2 or targets.shape != inputs.shape[:1] or not inputs.size:
+        shapes = f"{inputs.shape} and {targets.shape}"
+        raise DataError(f"expected inputs (n, d) and targets (n,) with n and d above 0, got {shapes}")
+    if not (np.isfinite(inputs).all() and np.isfinite(targets).all()):
+        raise DataError("inputs and targets must be finite numbers")
+    return inputs, targets
+
+
+def bytes_needed(width: int, inputs: np.ndarray) -> int:
+    """Memory that the integration of one network takes, its kernels included, in bytes."""
+    examples, dimension = inputs.shape
+    neurons = -(-width // LANES) * LANES
+    states = neurons * ((STATES + 3) * (dimension + 1) + examples)
+    return 8 * (states + 3 * BLOCK + 4 * examples**2)
+
+
+def _workers(networks: Sequence[TwoLayer], inputs: np.ndarray, threads: int, memory_budget: int | None) -> int:
+    """Networks that may be integrated at once."""
+    if memory_budget is None or not networks:
+        return threads
+    largest = max(networks, key=lambda network: network.width)
+    needed = bytes_needed(largest.width, inputs)
+    if needed > memory_budget:
+        raise MemoryError(
+            f"a network of width {largest.width} on {len(inputs)} examples needs {needed / 1e6:.0f} MB, "
+            f"the memory budget is {memory_budget / 1e6:.0f} MB"
+        )
+    return min(threads, memory_budget // needed)
+
+
+def _problem(network: TwoLayer, weights: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> Problem:
+    tiles, rows = -(-network.width // LANES), weights.shape[1]
+    padded = np.zeros((tiles * LANES, rows))
+    padded[: network.width] = weights
+    return Problem(
+        inputs=inputs,
+        inputs_transposed=np.ascontiguousarray(inputs.T),
+        squared_norms=(inputs**2).sum(axis=1),
+        targets=targets,
+        initial=np.ascontiguousarray(padded.reshape(tiles, LANES, rows).transpose(0, 2, 1)),
+        kappa=network.kappa,
+        kappa_prime=network.kappa_prime,
+        by_blas=inputs.size >= BLAS_FROM,
+    )
+
+
+def _workspace(problem: Problem) -> Workspace:
+    tiles, rows, _ = problem.initial.shape
+    examples = len(problem.targets)
+    return Workspace(
+        preactivation=np.zeros((tiles, examples, LANES)),
+        residual=np.zeros(examples),
+        outputs=np.zeros((examples, LANES)),
+        weights=np.zeros((rows, LANES)),
+        slope=np.zeros((rows, LANES)),
+        pulls=np.zeros((examples, LANES)),
+        sums=np.zeros((2, 4)),
+    )
+
+
+def _ratio(displacement: np.ndarray, initial: np.ndarray) -> float:
+    return float(np.linalg.norm(displacement) / np.linalg.norm(initial))
+
+
+def _kernel_distance(initial: np.ndarray, final: np.ndarray, inputs: np.ndarray, network: TwoLayer) -> float:
+    first, last = (tangent_kernel(weights, inputs, network) for weights in (initial, final))
+    if not (first.any() and last.any() and np.isfinite(last).all()):
+        return float("nan")
+    return kernel_distance(first, last)
