@@ -38,6 +38,7 @@ lint: $(READY)
 benchmark: $(READY)
 	-$(BIN)/python benchmarks/training_loop.py
 	-$(BIN)/python benchmarks/linearized_step.py
+	-$(BIN)/python benchmarks/two_layer.py
 	$(BIN)/python benchmarks/entk.py
 
 $(READY): envs/requirements.lock pyproject.toml

@@ -172,11 +172,13 @@ BROKEN = {
         "shown_points",
         r"on the grid of gamma and gamma_prime, got \[\[0.8, 0.0\], \[0.75, 0.1\]\]",
     ),
-    "nine shown points": (
-        [("shown_points", shown_points(*itertools.product([0.5, 0.75, 1], [-0.5, 0, 0.5])))],
+    "seven shown points": (
+        [("shown_points", shown_points(*itertools.product([0.5, 0.75, 1], [-0.5, 0, 0.5]))[:7])],
         "shown_points",
-        r"at most 8 .*got \[\{",
+        r"at most 6 .*got \[\{",
     ),
+    "no shown points": ([("shown_points", [])], "shown_points", r"at least 1 .*got \[\]"),
+    "no shown points key": ([("shown_points", ABSENT)], "shown_points", "is missing; expected: Grid points"),
     "half a shown point": ([("shown_points", [{"gamma": 0.5}])], "shown_points[0].gamma_prime", "is missing; expected"),
     "a shown point as a pair": ([("shown_points", [[0.5, 0]])], "shown_points[0]", "expected a section.*got .0.5, 0"),
     "bool in a shown point": (
@@ -219,12 +221,12 @@ def test_a_diagram_cannot_leave_its_folder(name):
 def test_all_problems_come_at_once():
     raw = changed(
         *[("points/targets", [1, 2]), ("gamma", [0.75, "x"]), ("gamma_prime", [-0.5, 11]), ("widths", [10, 0])],
-        *[("tolerance", 1), ("shown_with", 10), ("/phase_diagrams/other", {"images": {"source": "cifar"}})],
+        *[("tolerance", 1), ("shown_wdth", 10), ("/phase_diagrams/other", {"images": {"source": "cifar"}})],
         ("shown_points", shown_points((3, 0))),  # not told: some of gamma is unknown
     )
     assert set(problems_of(raw)) == {
-        *["points.targets", "gamma[1]", "gamma_prime", "widths[1]", "tolerance", "shown_with"],
-        *[f"phase_diagrams.other.{key}" for key in ("images.source", "gamma", "gamma_prime", "widths")],
+        *["points.targets", "gamma[1]", "gamma_prime", "widths[1]", "tolerance", "shown_wdth"],
+        *[f"phase_diagrams.other.{key}" for key in ("images.source", "gamma", "gamma_prime", "widths", "shown_points")],
     }
 
 
@@ -269,6 +271,12 @@ def test_nothing_but_a_config_error_is_raised(place):
 # Values of a grid
 
 
+def gammas_of(grid):
+    """What a grid of gamma is read as."""
+    first = grid[0]["start"] if isinstance(grid[0], dict) else grid[0]
+    return diagram(("gamma", grid), ("shown_points", shown_points((first, 0)))).gamma
+
+
 @pytest.mark.parametrize(
     ("written", "values"),
     [
@@ -283,7 +291,7 @@ def test_nothing_but_a_config_error_is_raised(place):
     ],
 )
 def test_a_range_gives_round_values(written, values):
-    found = diagram(("gamma", value_range(*written)), ("shown_points", [])).gamma
+    found = gammas_of(value_range(*written))
     assert found == values
     assert {type(value) for value in found} == {float}
 
@@ -302,25 +310,23 @@ def test_every_range_of_hundredths_gives_the_numbers_that_one_would_write():
 @pytest.mark.parametrize("written", [(-3.45, 3.45, 0.15), (-0.0, 1, 0.5), (-0.35, 0.35, 0.05), (-2.1, 0, 0.7)])
 def test_zero_has_no_sign(written):
     for grid in (value_range(*written), [*value_range(*written), -0.0], [-0.0, *value_range(*written)]):
-        found = diagram(("gamma", grid), ("shown_points", [])).gamma
+        found = gammas_of(grid)
         assert [math.copysign(1, value) for value in found if value == 0] == [1]  # a recipe tells -0.0 from 0.0
 
 
 def test_values_and_ranges_are_one_sorted_grid_without_repetition():
     written = [3, *value_range(0, 1, 0.25), 0.5, "0.1", *value_range(0.5, 1.5, 0.5)]
-    found = diagram(("gamma", written), ("shown_points", []))
-    assert found.gamma == [0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 3.0]
-    again = diagram(("gamma", list(reversed(written))), ("shown_points", []))
-    assert again.gamma == found.gamma
-    assert diagram(("gamma", [-10, 10]), ("shown_points", [])).gamma == [-10.0, 10.0]
+    assert gammas_of(written) == [0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 3.0]
+    assert gammas_of(list(reversed(written))) == gammas_of(written)
+    assert gammas_of([-10, 10]) == [-10.0, 10.0]
 
 
 def test_a_shown_point_may_be_any_value_of_a_range():
     for gamma in (0.1, 0.2, 0.3, 0.6, 0.7):
         found = diagram(("gamma", value_range(0, 1, 0.1)), ("shown_points", shown_points((gamma, -0.5))))
         assert found.shown_points[0].gamma == gamma
-    eight = shown_points(*itertools.product([0.5, 0.75, 1, 1.25], [-0.5, 0]))
-    assert len(diagram(("shown_points", eight)).shown_points) == 8
+    six = shown_points(*itertools.product([0.5, 0.75, 1], [-0.5, 0]))
+    assert len(diagram(("shown_points", six)).shown_points) == 6
 
 
 # What a right one means
@@ -345,9 +351,8 @@ def test_checks_between_fields_are_for_the_diagrams_that_run():
 
 
 def test_defaults():
-    found = diagram(("seeds", ABSENT), ("shown_points", ABSENT))
+    found = diagram(("seeds", ABSENT))
     assert found.seeds == [0, 1]
-    assert found.shown_points == []
     assert found.accuracy() == {"tolerance": 1e-4, "loss_tolerance": 1e-6, "most_evaluations": 200_000}
     assert (found.confidence, found.critical_slope, found.shown_width) == (0.95, 0.1, 1000)
     assert found.images is None
@@ -357,7 +362,12 @@ def test_defaults():
     "edit",
     [
         *[("gamma", [0.75]), ("gamma_prime", [-0.5]), ("widths", [5]), ("seeds", [9]), ("confidence", 0.5)],
-        *[("critical_slope", 1), ("shown_points", []), ("shown_width", 3), ("points/targets", [1, 2, 3, 4])],
+        *[
+            ("critical_slope", 1),
+            ("shown_points", shown_points((1, 0))),
+            ("shown_width", 3),
+            ("points/targets", [1, 2, 3, 4]),
+        ],
     ],
 )
 def test_only_its_accuracy_decides_how_a_network_is_integrated(edit):

@@ -20,7 +20,7 @@ from twophase.phase_diagram.relative_distance import MEASURES, WHOLE_NUMBERS, gr
 from twophase.phase_diagram.theory import CONDENSED, CRITICAL, LINEAR, UNDECIDED, boundary_distance, boundary_path
 from twophase.provenance import canonical, make_recipe
 from twophase.storage import read_dataset, write_dataset
-from twophase.two_layer import STATUS, Accuracy, Trained, TwoLayer, outputs, with_bias
+from twophase.two_layer import STATUS, Accuracy, Trained, TwoLayer, integrate, outputs, with_bias
 
 SCRIPTS = Path(__file__).parents[2] / "workflow/scripts"
 AXES = ("gamma", "gamma_prime", "width", "seed")
@@ -849,6 +849,15 @@ def test_a_tile_that_grows_computes_only_what_is_new(project, watched, more):
     alone = project.results(project.measure("alone", FIRST | more))
     new = watched.asked[1]
     assert as_text({key: found[key] for key in new}) == as_text({key: alone[key] for key in new})
+
+
+def test_a_tile_is_what_its_networks_become_at_the_accuracy_of_the_recipe(project):
+    found = project.results(project.measure("tile", FIRST))
+    networks = [TwoLayer(*key) for key in networks_of(**FIRST)]
+    trained = integrate(networks, with_bias(X), Y, accuracy=Accuracy(**EXACTNESS))
+    expected = {key: tile_files.measures_of(result) for key, result in zip(networks_of(**FIRST), trained, strict=True)}
+    assert as_text(found) == as_text(expected)
+    assert {measures["evaluations"] for measures in found.values()} != {1}
 
 
 def test_a_tile_that_has_all_computes_nothing(project, watched):

@@ -34,6 +34,7 @@ class Project:
     def __init__(self, folder: Path, studies: dict, phase_diagrams: dict | None = None) -> None:
         self.folder = folder
         self.config = {"studies": studies, "phase_diagrams": phase_diagrams or {}}
+        folder.mkdir(parents=True, exist_ok=True)
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -41,6 +42,13 @@ class Project:
             else:
                 shutil.copy2(source, folder / name)
         self.write_config(self.config)
+
+    def copied(self, folder: Path) -> "Project":
+        """The same project, results and all, in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        twin = copy.copy(self)
+        twin.folder = folder
+        return twin
 
     def write_config(self, config: dict) -> None:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

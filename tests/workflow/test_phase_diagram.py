@@ -12,6 +12,7 @@ import yaml
 from project import ROOT, Project, netcdf_files
 
 FOLDER = "results/phase_diagram/tiny_line"
+DISTANCES = f"{FOLDER}/relative_distance.nc"
 AFTER_TILES = {"collect_phase_diagram": 1, "fit_regime": 1, "plot_phase_diagram": 1}
 EVERYTHING = {"prepare_examples": 1, "measure_tile": 4, "record_orientations": 1, **AFTER_TILES}
 ON_NEW_NEURONS = {"record_orientations": 1, "plot_phase_diagram": 1}
@@ -32,10 +33,7 @@ def finished(tmp_path_factory) -> Project:
 @pytest.fixture
 def copied(finished, tmp_path) -> Project:
     """The finished map in a folder of its own, for tests that run it again."""
-    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
-    project = Project.__new__(Project)
-    project.folder, project.config = tmp_path / "copy", finished.config
-    return project
+    return finished.copied(tmp_path / "copy")
 
 
 def edited(project: Project, **values) -> dict:
@@ -117,13 +115,13 @@ def test_only_new_networks_are_integrated_and_equal_those_of_a_map_made_at_once(
     after = distances(copied)
     xr.testing.assert_identical(after.sel(before.coords).drop_attrs(), before.drop_attrs())
     at_once = Project(tmp_path / "at_once", {}, {"tiny_line": tiny_line() | more})
-    at_once.snakemake("--cores", "1", f"{FOLDER}/relative_distance.nc")
+    at_once.snakemake("--cores", "1", DISTANCES)
     xr.testing.assert_identical(distances(at_once).drop_attrs(), after.drop_attrs())
 
 
 def test_fewer_networks_are_only_dropped(copied):
     copied.write_config(edited(copied, widths=[60]))
-    copied.snakemake("--cores", "2", f"{FOLDER}/relative_distance.nc")
+    copied.snakemake("--cores", "2", DISTANCES)
     assert set(kept(copied).values()) == {"1 networks, 1 of them kept"}
     assert distances(copied).width.values.tolist() == [60]
 
@@ -136,7 +134,7 @@ def test_a_damaged_tile_is_made_anew(copied):
     assert done.returncode
     assert "gamma0.5_gamma_prime0.nc is truncated" in done.stdout
     tile.unlink()
-    copied.snakemake("--cores", "1")
+    copied.snakemake("--cores", "1", DISTANCES)
     xr.testing.assert_identical(distances(copied).drop_attrs(), before.drop_attrs())
 
 
@@ -144,7 +142,7 @@ def test_tiles_of_other_settings_are_refused_without_snakemakes_records(copied):
     shutil.rmtree(copied.folder / ".snakemake")
     (copied.folder / FOLDER / "relative_distance.nc").unlink()
     copied.write_config(edited(copied, loss_tolerance=1e-4))
-    done = copied.snakemake("--cores", "1", check=False)
+    done = copied.snakemake("--cores", "1", DISTANCES, check=False)
     assert done.returncode
     assert "was made by other settings or other code" in done.stdout
     assert "loss_tolerance" in done.stdout
