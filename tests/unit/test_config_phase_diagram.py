@@ -353,7 +353,7 @@ def test_checks_between_fields_are_for_the_diagrams_that_run():
 def test_defaults():
     found = diagram(("seeds", ABSENT))
     assert found.seeds == [0, 1]
-    assert found.accuracy() == {"tolerance": 1e-4, "loss_tolerance": 1e-6, "most_evaluations": 200_000}
+    assert found.accuracy() == {"tolerance": 1e-5, "loss_tolerance": 1e-6, "most_evaluations": 200_000}
     assert (found.confidence, found.critical_slope, found.shown_width) == (0.95, 0.1, 1000)
     assert found.images is None
 

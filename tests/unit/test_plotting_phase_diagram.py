@@ -252,7 +252,7 @@ def test_colours_end_where_the_sign_that_reaches_less_far_ends():
 def test_boundary_and_known_points_are_in_both_maps():
     for axes in draw_map().axes[:2]:
         boundary, *diamonds = axes.lines
-        np.testing.assert_allclose(boundary.get_xydata(), [[1, -0.75], [1, 0], [1.875, 0.875]])
+        np.testing.assert_allclose(boundary.get_xydata(), [[1, -0.75], [1, 0], [1, 0], [1.875, 0.875]])
         assert {tuple(line.get_xydata()[0]) for line in diamonds} == set(KNOWN_POINTS)
         assert set(_named(axes)) == {*KNOWN_POINTS.values(), "linear", "condensed"}
 

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import twophase
 from twophase.errors import DataError
 from twophase.kernels import kernel_distance
 from twophase.two_layer import (
@@ -417,3 +420,20 @@ def test_peak_memory(width, examples, dimension):
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=limits)
     taken, needed, states = map(int, done.stdout.split())
     assert states < taken <= needed
+
+
+def test_compiled_code_is_kept_apart_for_each_state_of_the_sources(tmp_path):
+    """An edit of an imported module counts; Numba alone would go on with what it compiled before."""
+    package = tmp_path / "twophase"
+    shutil.copytree(Path(twophase.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import numpy; from twophase.two_layer import passes; print(passes._sum_of_lanes(numpy.ones(512)))"
+    found = []
+    for lanes in (256, 128):
+        source = package / "two_layer" / "compiled.py"
+        source.write_text(re.sub(r"^LANES = \d+", f"LANES = {lanes}", source.read_text(), flags=re.MULTILINE))
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found.append(float(done.stdout))
+    assert found == [256, 128]
+    assert len(list(package.rglob("flow-*"))) == 2

@@ -460,12 +460,21 @@ def read_config(raw: Any) -> Config:
         noted = list(problems)
         for key, message in config.problems():
             bases = noted if key == "studies" else [key, *_bases_of(key, config)]
-            if not any(spoils(wrong, basis) for wrong in noted for basis in bases):
+            if not any(_explains(wrong, basis, key) for wrong in noted for basis in bases):
                 problems.setdefault(key, message)
     if problems:
         lines = "\n".join(f"  {key or 'config'}: {message}" for key, message in problems.items())
         raise ConfigError(f"The config has {len(problems)} problem(s):\n{lines}")
     return config
+
+
+def _explains(wrong: str, basis: str, key: str) -> bool:
+    """Whether a problem noted at ``wrong`` makes a check between fields moot that rests on ``basis``.
+
+    A phase diagram, or its points, falls out as a whole with a required key; studies have defaults.
+    """
+    falls_out = "." in basis and (key == "run" or key.startswith("phase_diagrams."))
+    return spoils(wrong, basis) or (falls_out and wrong.startswith(f"{basis}."))
 
 
 def _bases_of(key: str, config: Config) -> list[str]:

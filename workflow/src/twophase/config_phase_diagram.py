@@ -57,7 +57,7 @@ class PhaseDiagram(Section):
         [0, 1], description="Independent repetitions; each seeds the initial weights."
     )
     tolerance: Accuracy = Field(
-        1e-4, description="Share of a layer's displacement by which a step of the integration may miss it."
+        1e-5, description="Share of a layer's displacement by which a step of the integration may miss it."
     )
     loss_tolerance: Share = Field(
         1e-6, description="Share of the loss (of the initial one, or of half the mean square of y) at which it ends."

@@ -134,7 +134,7 @@ class ValueRange(Section):
     def values(self) -> list[float]:
         """All of them; the last is reached in spite of rounding."""
         count = int((self.stop - self.start) / self.every + 1e-9) + 1
-        return [round(self.start + place * self.every, DECIMALS) for place in range(count)]
+        return [round(self.start + place * self.every, DECIMALS) + 0.0 for place in range(count)]  # never -0.0
 
 
 def _flatten_values(entries: list[float | ValueRange]) -> list[float]:

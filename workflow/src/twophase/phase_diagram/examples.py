@@ -27,7 +27,7 @@ def examples_from_images(images: np.ndarray, labels: np.ndarray, classes: int) -
     Returns:
         Inputs ``(example, feature)`` and targets ``(example,)``, float64.
     """
-    return _examples(images.reshape(len(images), -1) / 255, 2 * labels / max(classes - 1, 1) - 1)
+    return _examples(images.reshape(len(images), -1) / 255, 2.0 * labels / max(classes - 1, 1) - 1)
 
 
 def _examples(points: np.ndarray, targets: np.ndarray) -> xr.Dataset:

@@ -37,13 +37,15 @@ def theoretical_regime(gamma: ArrayLike, gamma_prime: ArrayLike) -> np.ndarray:
 
 
 def boundary_path(gamma_range: tuple[float, float], gamma_prime_range: tuple[float, float]) -> np.ndarray:
-    """The boundary within a rectangle, as points of a line to draw, ``(k, 2)``; rows of NaN where it lies outside."""
+    """The boundary within a rectangle as points of a line to draw, ``(4, 2)``: gamma = 1, then gamma' = gamma - 1.
+
+    Rows are NaN where that part lies outside.
+    """
     (left, right), (bottom, top) = gamma_range, gamma_prime_range
-    end = min(right - CORNER[0], top)
-    path = np.array([[CORNER[0], bottom], [CORNER[0], min(0.0, top)], [CORNER[0] + end, end]])
-    if end < 0:
-        path[2] = np.nan
-    if bottom > 0:
-        path[:2] = [CORNER[0] + bottom, bottom]
-    inside = (path[:, 0] >= left) & (path[:, 0] <= right) & (path[:, 1] >= bottom) & (path[:, 1] <= top)
-    return np.where(inside[:, None], path, np.nan)
+    path = np.full((4, 2), np.nan)
+    if left <= CORNER[0] <= right and bottom <= min(CORNER[1], top):
+        path[:2] = [[CORNER[0], bottom], [CORNER[0], min(CORNER[1], top)]]
+    start, end = max(left - CORNER[0], bottom, 0.0), min(right - CORNER[0], top)
+    if start <= end:
+        path[2:] = [[CORNER[0] + start, start], [CORNER[0] + end, end]]
+    return path

@@ -1,10 +1,41 @@
-"""How the flow's inner loops are compiled: by Numba, ahead of nothing, kept on disk between processes."""
+"""How the flow's inner loops are compiled: by Numba, and kept on disk between processes."""
 
-from numba import njit
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from numba import config, njit
 
 # Neurons that are handled together: enough that vector loops pay for their start, few enough for the first cache.
 LANES = 256
 
-# `contract` lets a product and a sum become one instruction; sums are never reordered, so that bits don't depend on
-# how many networks or threads there are.
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+
+def _cache_folder() -> str:
+    """Where compiled code is kept: a folder for each state of this package's sources.
+
+    Numba itself compares only the file of the function that is called, and so would go on with old code after an edit
+    of a module that the function imports.
+    """
+    folder = Path(__file__).parent
+    sources = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    base = Path(config.CACHE_DIR) if config.CACHE_DIR else folder / "__pycache__"
+    if not os.access(base if base.exists() else folder, os.W_OK):
+        base = Path.home() / ".cache" / "twophase"
+    return str(base / f"flow-{hashlib.sha256(sources).hexdigest()[:16]}")
+
+
+def compiled(function: Callable) -> Callable:
+    """Compile a function at its first call.
+
+    ``contract`` lets a product and a sum become one instruction; sums are never reordered, so that bits don't depend on
+    how many networks or threads there are.
+    """
+    before, config.CACHE_DIR = config.CACHE_DIR, _CACHE_FOLDER
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+_CACHE_FOLDER = _cache_folder()

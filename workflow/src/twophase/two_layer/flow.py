@@ -7,7 +7,7 @@ import numpy as np
 
 from twophase.two_layer.chebyshev import MOST_STAGES, STIFFNESS
 from twophase.two_layer.compiled import compiled
-from twophase.two_layer.passes import first_stage, last_slope, next_stage
+from twophase.two_layer.passes import Neurons, first_stage, last_slope, next_stage
 
 CONVERGED, STATIONARY, EVALUATIONS_SPENT, NOT_FINITE = range(4)
 
@@ -17,7 +17,9 @@ ACROSS = 100.0
 MOST_GROWTH, MOST_SHRINKING, SAFETY = 10.0, 0.1, 0.8
 FIRST_STEP = 0.01  # over the spectral radius; the error estimate takes over from there
 STABLE_SHARE = 0.65  # of s^2 - 1: an s-stage step is stable up to that over the spectral radius
-STILL = 1e-9
+# A network is stationary if, while the time so far passed nine times more, its loss fell by no more than this share and
+# no layer moved by more than that share of its way. Neurons that more than one kink holds may still tremble.
+PATIENCE, STILL_LOSS, STILL_WAY = 10.0, 1e-9, 1e-3
 
 
 class FlowEnd(NamedTuple):
@@ -63,24 +65,35 @@ def integrate_flow(problem, work, table, tolerance, loss_goal, most_evaluations)
     """
     state, spare, other, slope, next_slope = _states(problem)
     distance, error = np.zeros(2), np.zeros(2)
-    loss = initial_loss = first_stage(problem, work, state, slope, 0.0, state)
-    radius = last_slope(problem, work, state, slope, state, next_slope, 0.0) + _curvature(problem, work.residual)
+    neurons, new_neurons = _neurons(problem), _neurons(problem)
+    loss = initial_loss = first_stage(problem, work, neurons, state, slope, 0.0, state)
+    trace = last_slope(problem, work, neurons, neurons, state, slope, state, next_slope, 0.0)
+    radius = trace + _curvature(problem, work.residual)
     slope, next_slope = next_slope, slope
-    status = _status(loss, loss_goal, work.sums, distance, 1.0)
+    status = _status(loss, loss_goal, work.sums)
     step, time, steps, evaluations = FIRST_STEP / radius, 0.0, 0, 1
+    mark, mark_time, mark_loss = np.zeros(problem.initial.shape), step, loss
     while status == EVALUATIONS_SPENT and evaluations < most_evaluations:
         stages, step = _stages_and_step(step, radius)
-        spare, other, new_loss = _take_stages(problem, work, state, slope, spare, other, table[stages], stages, step)
-        trace = last_slope(problem, work, state, slope, spare, next_slope, step)
+        _copy_slides(neurons, new_neurons)
+        spare, other, new_loss = _take_stages(
+            problem, work, new_neurons, state, slope, spare, other, table[stages], stages, step
+        )
+        trace = last_slope(problem, work, neurons, new_neurons, state, slope, spare, next_slope, step)
         evaluations += stages
         excess = _error_over_tolerance(work.sums, distance, tolerance)
         if excess <= 1.0:
             state, spare = spare, state
+            neurons, new_neurons = new_neurons, neurons
             slope, next_slope = next_slope, slope
             radius = trace + _curvature(problem, work.residual)
             loss, time, steps = new_loss, time + step, steps + 1
             _add_error(work.sums, distance, error)
-            status = _status(loss, loss_goal, work.sums, distance, time)
+            status = _status(loss, loss_goal, work.sums)
+            if status == EVALUATIONS_SPENT and time >= PATIENCE * mark_time:
+                still = _moved_little(state, mark, distance) and mark_loss - loss <= STILL_LOSS * loss
+                status = STATIONARY if still else status
+                mark_time, mark_loss = time, loss
         step *= min(MOST_GROWTH, max(MOST_SHRINKING, SAFETY / max(excess, 1e-9) ** (1.0 / 3.0)))
         if not (math.isfinite(step) and step > 0.0 and math.isfinite(radius)):
             status = NOT_FINITE
@@ -90,14 +103,26 @@ def integrate_flow(problem, work, table, tolerance, loss_goal, most_evaluations)
 
 
 @compiled
-def _status(loss, loss_goal, sums, distance, time):
-    """CONVERGED at the goal; STATIONARY if the time so far, passed once more, would move no layer; else on."""
+def _status(loss, loss_goal, sums):
+    """CONVERGED at the goal; STATIONARY where no weight moves; NOT_FINITE; else EVALUATIONS_SPENT, so far."""
+    if not math.isfinite(loss):
+        return NOT_FINITE
     if loss <= loss_goal:
         return CONVERGED
-    for layer in range(2):
-        if not math.sqrt(sums[layer, 3]) * time <= STILL * distance[layer]:
-            return EVALUATIONS_SPENT
-    return STATIONARY
+    return STATIONARY if sums[0, 3] == 0.0 and sums[1, 3] == 0.0 else EVALUATIONS_SPENT
+
+
+@compiled
+def _moved_little(state, mark, distance):
+    """Whether both layers are near where they were at the mark; sets the mark."""
+    tiles, rows, lanes = state.shape
+    moved = np.zeros(2)
+    for tile in range(tiles):
+        for row in range(rows):
+            for lane in range(lanes):
+                moved[1 if row == rows - 1 else 0] += (state[tile, row, lane] - mark[tile, row, lane]) ** 2
+                mark[tile, row, lane] = state[tile, row, lane]
+    return math.sqrt(moved[0]) <= STILL_WAY * distance[0] and math.sqrt(moved[1]) <= STILL_WAY * distance[1]
 
 
 @compiled
@@ -119,6 +144,21 @@ def _add_error(sums, distance, error):
 
 
 @compiled
+def _neurons(problem):
+    """Neurons of which none slides."""
+    tiles, _, lanes = problem.initial.shape
+    return Neurons(np.zeros((tiles, len(problem.targets), lanes)), np.full((tiles, lanes), -1))
+
+
+@compiled
+def _copy_slides(neurons, new_neurons):
+    """Let stages begin with the slides of the step's beginning."""
+    for tile in range(neurons.slide.shape[0]):
+        for lane in range(neurons.slide.shape[1]):
+            new_neurons.slide[tile, lane] = neurons.slide[tile, lane]
+
+
+@compiled
 def _states(problem):
     """Five states of zeros."""
     shape = problem.initial.shape
@@ -126,13 +166,13 @@ def _states(problem):
 
 
 @compiled
-def _take_stages(problem, work, state, slope, previous, before, coefficients, stages, step):
+def _take_stages(problem, work, neurons, state, slope, previous, before, coefficients, stages, step):
     """All stages of one step: the result, the array that is free, and the loss."""
-    first_stage(problem, work, state, slope, coefficients[1, 3] * step, previous)
-    loss = next_stage(problem, work, state, slope, previous, state, before, coefficients[2], step)
+    first_stage(problem, work, neurons, state, slope, coefficients[1, 3] * step, previous)
+    loss = next_stage(problem, work, neurons, state, slope, previous, state, before, coefficients[2], step)
     for stage in range(3, stages + 1):
         previous, before = before, previous
-        loss = next_stage(problem, work, state, slope, previous, before, before, coefficients[stage], step)
+        loss = next_stage(problem, work, neurons, state, slope, previous, before, before, coefficients[stage], step)
     return before, previous, loss
 
 

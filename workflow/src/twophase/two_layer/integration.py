@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg.blas  # noqa: F401  Numba's products use it; loaded here so that its threads can be limited
 from threadpoolctl import threadpool_limits
 
 from twophase.errors import DataError
@@ -16,7 +17,7 @@ from twophase.two_layer.network import BLOCK, TwoLayer, outputs, tangent_kernel
 from twophase.two_layer.passes import Problem, Workspace
 
 STATUS = ("converged", "stationary", "evaluations spent", "not finite")
-STATES = 6  # arrays of a network's size that an integration holds
+STATES = 7  # arrays of a network's size that an integration holds
 BLAS_FROM = 256  # numbers in the inputs from which BLAS is faster than plain loops
 
 
@@ -30,9 +31,13 @@ class Accuracy:
         most_evaluations: Evaluations of the slope after which a network counts as not converged.
     """
 
-    tolerance: float = 1e-4
+    tolerance: float = 1e-5
     loss_tolerance: float = 1e-6
     most_evaluations: int = 200_000
+
+    def __post_init__(self):
+        if not (0 < self.tolerance < 1 and 0 < self.loss_tolerance < 1 and self.most_evaluations > 0):
+            raise ValueError(f"expected tolerances between 0 and 1 and evaluations above 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -103,15 +108,16 @@ def integrate(
         MemoryError: If a single network needs more than the budget; says how much.
     """
     inputs, targets = checked_data(inputs, targets)
+    accuracy = accuracy or Accuracy()
     order = sorted(range(len(networks)), key=lambda index: -networks[index].width)
     results: list[Trained | None] = [None] * len(networks)
     workers = _workers(networks, inputs, threads, memory_budget)
     done = 0
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(train, networks[index], inputs, targets, accuracy): index for index in order}
+        waiting = {pool.submit(_train_only, networks[index], inputs, targets, accuracy): index for index in order}
         try:
             for future in as_completed(waiting):
-                results[waiting[future]] = future.result()[0]
+                results[waiting[future]] = future.result()
                 done += networks[waiting[future]].width
                 if progress:
                     progress(done)
@@ -138,13 +144,21 @@ def train(
         DataError: If inputs and targets don't fit each other or are not finite.
     """
     inputs, targets = checked_data(inputs, targets)
-    accuracy = accuracy or Accuracy()
+    with threadpool_limits(1, user_api="blas"):
+        return _train(network, inputs, targets, accuracy or Accuracy())
+
+
+def _train_only(network: TwoLayer, inputs: np.ndarray, targets: np.ndarray, accuracy: Accuracy) -> Trained:
+    """What became of a network, without its weights."""
+    return _train(network, inputs, targets, accuracy)[0]
+
+
+def _train(
+    network: TwoLayer, inputs: np.ndarray, targets: np.ndarray, accuracy: Accuracy
+) -> tuple[Trained, np.ndarray]:
     initial = network.initial_weights(inputs.shape[1])
     problem = _problem(network, initial, inputs, targets)
-    floor = least_loss(inputs, targets)
-    start = 0.5 * np.mean((outputs(initial, inputs, network.kappa) - targets) ** 2)
-    scale = min(start, 0.5 * np.mean(targets**2)) or start
-    goal = floor + accuracy.loss_tolerance * scale
+    goal = _loss_goal(outputs(initial, inputs, network.kappa), inputs, targets, accuracy.loss_tolerance)
     end = integrate_flow(
         problem, _workspace(problem), stage_table(), accuracy.tolerance, goal, accuracy.most_evaluations
     )
@@ -165,6 +179,13 @@ def train(
     return trained, final
 
 
+def _loss_goal(first: np.ndarray, inputs: np.ndarray, targets: np.ndarray, tolerance: float) -> float:
+    """Loss at which an integration ends, never below what rounding leaves."""
+    start, scale = 0.5 * np.mean((first - targets) ** 2), 0.5 * np.mean(targets**2)
+    rounding = 100 * np.finfo(float).eps ** 2 * max(scale, 0.5 * np.mean(first**2))
+    return least_loss(inputs, targets) + max(tolerance * (min(start, scale) or start), rounding)
+
+
 def least_loss(inputs: np.ndarray, targets: np.ndarray) -> float:
     """The loss that no function of the inputs can go below: 0 unless an input is there twice with two targets."""
     _, group = np.unique(inputs, axis=0, return_inverse=True)
@@ -179,7 +200,13 @@ def checked_data(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
     Raises:
         DataError: If their shapes don't fit, there is no example, or a number is not finite.
     """
-    inputs, targets = (np.ascontiguousarray(array, dtype=np.float64) for array in (inputs, targets))
+    try:
+        inputs, targets = (
+            np.ascontiguousarray(np.asarray(array).astype(np.float64, casting="same_kind"))
+            for array in (inputs, targets)
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(f"inputs and targets must be arrays of real numbers ({error})") from error
     if inputs.ndim != 2 or targets.shape != inputs.shape[:1] or not inputs.size:
         shapes = f"{inputs.shape} and {targets.shape}"
         raise DataError(f"expected inputs (n, d) and targets (n,) with n and d above 0, got {shapes}")
@@ -192,7 +219,7 @@ def bytes_needed(width: int, inputs: np.ndarray) -> int:
     """Memory that the integration of one network takes, its kernels included, in bytes."""
     examples, dimension = inputs.shape
     neurons = -(-width // LANES) * LANES
-    states = neurons * ((STATES + 3) * (dimension + 1) + examples)
+    states = neurons * ((STATES + 3) * (dimension + 1) + 2 * (examples + 1))
     return 8 * (states + 3 * BLOCK + 4 * examples**2)
 
 
@@ -227,10 +254,9 @@ def _problem(network: TwoLayer, weights: np.ndarray, inputs: np.ndarray, targets
 
 
 def _workspace(problem: Problem) -> Workspace:
-    tiles, rows, _ = problem.initial.shape
+    rows = problem.initial.shape[1]
     examples = len(problem.targets)
     return Workspace(
-        preactivation=np.zeros((tiles, examples, LANES)),
         residual=np.zeros(examples),
         outputs=np.zeros((examples, LANES)),
         weights=np.zeros((rows, LANES)),
@@ -246,6 +272,5 @@ def _ratio(displacement: np.ndarray, initial: np.ndarray) -> float:
 
 def _kernel_distance(initial: np.ndarray, final: np.ndarray, inputs: np.ndarray, network: TwoLayer) -> float:
     first, last = (tangent_kernel(weights, inputs, network) for weights in (initial, final))
-    if not (first.any() and last.any() and np.isfinite(last).all()):
-        return float("nan")
-    return kernel_distance(first, last)
+    norms = np.linalg.norm(first), np.linalg.norm(last)
+    return kernel_distance(first, last) if np.isfinite(norms).all() and all(norms) else float("nan")

@@ -1,5 +1,6 @@
 """Two-layer ReLU networks at a point of the phase diagram: their scales, initial weights, outputs and kernel."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from twophase.randomness import Source, numpy_generator
 
+ON_KINK = 1e-12  # share of |w~| |x| below which w~ . x counts as 0
 BLOCK = 1 << 21  # float64 numbers of preactivations held at once: 16 MB
 
 
@@ -25,6 +27,10 @@ class TwoLayer:
     gamma_prime: float
     width: int
     seed: int
+
+    def __post_init__(self):
+        if self.width < 1 or not (math.isfinite(self.gamma) and math.isfinite(self.gamma_prime)):
+            raise ValueError(f"expected a width of at least 1 and finite exponents, got {self}")
 
     @property
     def kappa(self) -> float:
@@ -89,8 +95,11 @@ def tangent_kernel(weights: np.ndarray, inputs: np.ndarray, network: TwoLayer) -
         Symmetric, float64, shape ``(n, n)``.
     """
     of_outputs, of_inputs = np.zeros((2, len(inputs), len(inputs)))
+    lengths = np.linalg.norm(inputs, axis=1)
     for block in _blocks(weights, inputs):
         z = inputs @ block[:, :-1].T
+        # Neurons that slide along a kink end on it up to rounding, and count as inactive there.
+        z *= z > ON_KINK * lengths[:, None] * np.linalg.norm(block[:, :-1], axis=1)
         active, hidden = (z > 0) * block[:, -1], np.maximum(z, 0)
         of_outputs += hidden @ hidden.T
         of_inputs += active @ active.T

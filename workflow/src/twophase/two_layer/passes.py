@@ -11,6 +11,9 @@ import numpy as np
 
 from twophase.two_layer.compiled import LANES, compiled
 
+STILL = 1e-6  # share of the jump at a kink below which a speed counts as 0
+JUST_ABOVE = 1e-300  # z of a neuron that leaves a kink upwards
+
 
 class Problem(NamedTuple):
     """What is integrated.
@@ -36,11 +39,25 @@ class Problem(NamedTuple):
     by_blas: bool
 
 
+class Neurons(NamedTuple):
+    """What is known of each neuron at a state, besides its weights.
+
+    A neuron at the kink of an example, w~ . x_i = 0, may be pushed to it from both sides: it slides along the kink, as
+    gradient flow with ReLU (a Filippov system) says, with the velocity between both sides' that keeps it there.
+
+    Attributes:
+        preactivation: z = w~ . x_i, ``(tiles, n, LANES)``; exactly 0 at the kink along which a neuron slides.
+        slide: Example i along whose kink a neuron slides, or -1, ``(tiles, LANES)``, int64.
+    """
+
+    preactivation: np.ndarray
+    slide: np.ndarray
+
+
 class Workspace(NamedTuple):
     """What passes hand on, and room for one tile.
 
     Attributes:
-        preactivation: z = w~ . x_i of the last state, ``(tiles, n, LANES)``.
         residual: e_i = f(x_i) - y_i of the last state, ``(n,)``.
         outputs: Sums of a~ relu(z), lane by lane, ``(n, LANES)``.
         weights: Of one tile, ``(d + 1, LANES)``.
@@ -50,7 +67,6 @@ class Workspace(NamedTuple):
             displacement^2 and slope^2, ``(2, 4)``.
     """
 
-    preactivation: np.ndarray
     residual: np.ndarray
     outputs: np.ndarray
     weights: np.ndarray
@@ -60,7 +76,7 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def first_stage(problem, work, origin, origin_slope, step, result):
+def first_stage(problem, work, neurons, origin, origin_slope, step, result):
     """Set result = origin + step * slope, its preactivations and its residual; return its loss."""
     tiles, rows, _ = problem.initial.shape
     work.outputs[:] = 0.0
@@ -70,12 +86,12 @@ def first_stage(problem, work, origin, origin_slope, step, result):
                 value = origin[tile, row, lane] + step * origin_slope[tile, row, lane]
                 result[tile, row, lane] = value
                 work.weights[row, lane] = problem.initial[tile, row, lane] + value
-        _evaluate_tile(problem, work, tile)
+        _evaluate_tile(problem, work, neurons, tile)
     return _set_residual(problem, work)
 
 
 @compiled
-def next_stage(problem, work, origin, origin_slope, previous, before, result, coefficients, step):
+def next_stage(problem, work, neurons, origin, origin_slope, previous, before, result, coefficients, step):
     """Set Y_j, its preactivations and its residual, from Y_{j-1} and Y_{j-2}, which it may overwrite; its loss."""
     tiles, rows, _ = problem.initial.shape
     of_origin, of_previous, of_before = coefficients[0], coefficients[1], coefficients[2]
@@ -83,7 +99,7 @@ def next_stage(problem, work, origin, origin_slope, previous, before, result, co
     work.outputs[:] = 0.0
     for tile in range(tiles):
         _set_output_weights(problem, work, previous, tile)
-        _tile_slope(problem, work, tile, work.slope)
+        _tile_slope(problem, work, neurons, tile, work.slope)
         for row in range(rows):
             value = work.weights[row]
             for lane in range(LANES):
@@ -95,12 +111,12 @@ def next_stage(problem, work, origin, origin_slope, previous, before, result, co
                 result[tile, row, lane] = value[lane]
             for lane in range(LANES):
                 value[lane] += problem.initial[tile, row, lane]
-        _evaluate_tile(problem, work, tile)
+        _evaluate_tile(problem, work, neurons, tile)
     return _set_residual(problem, work)
 
 
 @compiled
-def last_slope(problem, work, origin, origin_slope, result, result_slope, step):
+def last_slope(problem, work, before, neurons, origin, origin_slope, result, result_slope, step):
     r"""Set the slope at a step's end and the sums that tell its error, est = 0.8 (y - y') + 0.4 h (F(y) + F(y')).
 
     Returns:
@@ -111,7 +127,9 @@ def last_slope(problem, work, origin, origin_slope, result, result_slope, step):
     traces = np.zeros((2, LANES))
     for tile in range(tiles):
         _set_output_weights(problem, work, result, tile)
-        _tile_slope(problem, work, tile, result_slope[tile])
+        _tile_slope(problem, work, neurons, tile, result_slope[tile])
+        if _update_slides(problem, work, before, neurons, result, result_slope, tile):
+            _tile_slope(problem, work, neurons, tile, result_slope[tile])
         for row in range(rows):
             error, sums = work.slope[row], lanes[1 if row == rows - 1 else 0]
             for lane in range(LANES):
@@ -119,7 +137,7 @@ def last_slope(problem, work, origin, origin_slope, result, result_slope, step):
             for lane in range(LANES):
                 error[lane] += 0.4 * step * (origin_slope[tile, row, lane] + result_slope[tile, row, lane])
             _add_products(error, result[tile, row], result_slope[tile, row], sums)
-        _add_trace(problem, work, tile, traces)
+        _add_trace(problem, work, neurons, tile, traces)
     for layer in range(2):
         for kind in range(4):
             work.sums[layer, kind] = _sum_of_lanes(lanes[layer, kind])
@@ -139,13 +157,13 @@ def _add_products(error, moved, slope, sums):
 
 
 @compiled
-def _add_trace(problem, work, tile, traces):
+def _add_trace(problem, work, neurons, tile, traces):
     """Add 1[z > 0] z^2 and 1[z > 0] a~^2 |x|^2 of one tile, lane by lane."""
     last = problem.initial.shape[1] - 1
     for i in range(problem.inputs.shape[0]):
         length = problem.squared_norms[i]
         for lane in range(LANES):
-            z, a = work.preactivation[tile, i, lane], work.weights[last, lane]
+            z, a = neurons.preactivation[tile, i, lane], work.weights[last, lane]
             traces[0, lane] += z * z if z > 0.0 else 0.0
             traces[1, lane] += length * a * a if z > 0.0 else 0.0
 
@@ -158,9 +176,9 @@ def _set_output_weights(problem, work, state, tile):
 
 
 @compiled
-def _evaluate_tile(problem, work, tile):
+def _evaluate_tile(problem, work, neurons, tile):
     """Set the preactivations of the tile whose weights are in the workspace, and add its outputs."""
-    inputs, weights, preactivation = problem.inputs, work.weights, work.preactivation[tile]
+    inputs, weights, preactivation = problem.inputs, work.weights, neurons.preactivation[tile]
     count, dimension = inputs.shape
     if problem.by_blas:
         np.dot(inputs, weights[:dimension], preactivation)
@@ -171,6 +189,9 @@ def _evaluate_tile(problem, work, tile):
             for c in range(1, dimension):
                 for lane in range(LANES):
                     preactivation[i, lane] += inputs[i, c] * weights[c, lane]
+    for lane in range(LANES):
+        if neurons.slide[tile, lane] >= 0:
+            preactivation[neurons.slide[tile, lane], lane] = 0.0
     for i in range(count):
         for lane in range(LANES):
             z = preactivation[i, lane]
@@ -178,9 +199,9 @@ def _evaluate_tile(problem, work, tile):
 
 
 @compiled
-def _tile_slope(problem, work, tile, slope):
+def _tile_slope(problem, work, neurons, tile, slope):
     """Set d w~ = -kappa' (1/n) sum_i e_i a~ 1[z > 0] x_i and d a~ = -(1/kappa') (1/n) sum_i e_i relu(z)."""
-    inputs, pulls, preactivation = problem.inputs, work.pulls, work.preactivation[tile]
+    inputs, pulls, preactivation = problem.inputs, work.pulls, neurons.preactivation[tile]
     count, dimension = inputs.shape
     slope[:] = 0.0
     for i in range(count):
@@ -201,6 +222,80 @@ def _tile_slope(problem, work, tile, slope):
             slope[c, lane] *= to_input * work.weights[dimension, lane]
     for lane in range(LANES):
         slope[dimension, lane] *= to_output
+    _slide_tile(problem, work, neurons.slide[tile], slope)
+
+
+@compiled
+def _slide_tile(problem, work, slides, slope):
+    for lane in range(LANES):
+        if slides[lane] >= 0:
+            _slide(problem, work, slope, lane, slides[lane])
+
+
+@compiled
+def _slide(problem, work, slope, lane, i):
+    """Add to the slope of one neuron, that of the kink's lower side, the share of the jump that keeps z_i at 0.
+
+    The upper side's slope differs by the pull of example i; a share below 0 or above 1 can't be had, and the neuron
+    leaves the kink.
+    """
+    jump = _jump(problem, work, lane, i)
+    share_of_jump = min(max(-_speed(problem, slope, lane, i), min(jump, 0.0)), max(jump, 0.0))
+    for c in range(problem.inputs.shape[1]):
+        slope[c, lane] += share_of_jump * problem.inputs[i, c] / problem.squared_norms[i]
+
+
+@compiled
+def _speed(problem, slope, lane, i):
+    """dz_i/dt of one neuron."""
+    total = 0.0
+    for c in range(problem.inputs.shape[1]):
+        total += problem.inputs[i, c] * slope[c, lane]
+    return total
+
+
+@compiled
+def _jump(problem, work, lane, i):
+    """What the pull of example i adds to dz_i/dt where z_i > 0: -kappa' (1/n) e_i a~ |x_i|^2."""
+    count, dimension = problem.inputs.shape
+    pull = work.residual[i] * work.weights[dimension, lane] * problem.squared_norms[i]
+    return -problem.kappa_prime * pull / count
+
+
+@compiled
+def _update_slides(problem, work, before, neurons, result, slope, tile):
+    """Let neurons of a tile that crossed a kink to which both sides push slide there, and others leave theirs.
+
+    Sets ``neurons.slide`` from ``before.slide``, and moves the weights of those that begin onto the kink.
+
+    Returns:
+        Whether anything changed.
+    """
+    changed = False
+    count, dimension = problem.inputs.shape
+    for lane in range(LANES):
+        i = before.slide[tile, lane]
+        neurons.slide[tile, lane] = i
+        if i >= 0:
+            speed = _speed(problem, slope[tile], lane, i)
+            if abs(speed) > STILL * abs(_jump(problem, work, lane, i)):
+                neurons.slide[tile, lane] = -1
+                neurons.preactivation[tile, i, lane] = JUST_ABOVE if speed > 0.0 else 0.0
+                changed = True
+    for i in range(count):
+        for lane in range(LANES):
+            z = neurons.preactivation[tile, i, lane]
+            crossed = (z > 0.0) != (before.preactivation[tile, i, lane] > 0.0)
+            if crossed and before.slide[tile, lane] < 0 and neurons.slide[tile, lane] < 0:
+                speed, jump = _speed(problem, slope[tile], lane, i), _jump(problem, work, lane, i)
+                below = speed - jump if z > 0.0 else speed
+                if below > 0.0 and below + jump < 0.0:
+                    neurons.slide[tile, lane] = i
+                    neurons.preactivation[tile, i, lane] = 0.0
+                    for c in range(dimension):
+                        result[tile, c, lane] -= z * problem.inputs[i, c] / problem.squared_norms[i]
+                    changed = True
+    return changed
 
 
 @compiled
