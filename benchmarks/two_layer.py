@@ -130,17 +130,17 @@ def beside_floor(rounds: int) -> bool:
 
 
 def floor_of(result: Trained, bandwidth: float, products: float) -> float:
-    """Seconds below which an integration can't be: every evaluation reads and writes its arrays once.
+    """Seconds below which an integration can't be: every array that a pass needs is read, or written, once.
 
-    An evaluation in a stage reads the state at the step's beginning, its slope, two earlier stages, the initial weights
-    and the preactivations, and writes a stage and its preactivations; its operations are two products with the inputs
-    (2 n d each a neuron), relu, sums and the combination of stages. Checks of errors are left out.
+    With R = d + 1 rows of weights and n preactivations a neuron, a step's first stage moves 4 R + n numbers, every
+    other stage 6 R + 2 n, and the slope at its end 4 R + 2 n. An evaluation's operations are two products with the
+    inputs (2 n d each), relu and sums, and the combination of stages. Rejected steps count as stages only.
     """
     count, dimension = POINTS.shape
-    neurons = result.evaluations * result.network.width
-    bytes_moved = 8 * (6 * (dimension + 1) + 2 * count) * neurons
-    operations = (4 * count * dimension + 6 * count + 11 * (dimension + 1)) * neurons
-    return max(bytes_moved / bandwidth, operations / products)
+    rows, width = dimension + 1, result.network.width
+    numbers = result.steps * (8 * rows + 3 * count) + (result.evaluations - result.steps) * (6 * rows + 2 * count)
+    operations = (4 * count * dimension + 6 * count + 11 * rows) * result.evaluations
+    return width * max(8 * numbers / bandwidth, operations / products)
 
 
 @njit

@@ -8,7 +8,7 @@ from pathlib import Path
 from numba import config, njit
 
 # Neurons that are handled together: enough that vector loops pay for their start, few enough for the first cache.
-LANES = 256
+LANES = 512
 
 
 def _cache_folder() -> str:
@@ -28,12 +28,24 @@ def _cache_folder() -> str:
 def compiled(function: Callable) -> Callable:
     """Compile a function at its first call.
 
-    ``contract`` lets a product and a sum become one instruction; sums are never reordered, so that bits don't depend on
-    how many networks or threads there are.
+    ``contract`` lets a product and a sum become one instruction. Sums keep their order.
     """
+    return _compile(function, {"contract"})
+
+
+def summing(function: Callable) -> Callable:
+    """Compile a function that takes sums over a tile's lanes, in vectors.
+
+    The compiler chooses the order, one for all networks, however many there are, and whatever the number of threads:
+    nothing may be stored in the loop, else the order could depend on where arrays lie.
+    """
+    return _compile(function, {"contract", "reassoc", "nsz"})
+
+
+def _compile(function: Callable, fastmath: set[str]) -> Callable:
     before, config.CACHE_DIR = config.CACHE_DIR, _CACHE_FOLDER
     try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(function)
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(function)
     finally:
         config.CACHE_DIR = before
 

@@ -146,16 +146,25 @@ def _add_error(sums, distance, error):
 @compiled
 def _neurons(problem):
     """Neurons of which none slides."""
-    tiles, _, lanes = problem.initial.shape
-    return Neurons(np.zeros((tiles, len(problem.targets), lanes)), np.full((tiles, lanes), -1))
+    tiles, rows, lanes = problem.initial.shape
+    preactivation = np.zeros((tiles, len(problem.targets), lanes))
+    return Neurons(
+        preactivation, np.full((tiles, lanes), -1), np.zeros((tiles, rows - 1, lanes)), np.zeros(tiles, np.int64)
+    )
 
 
 @compiled
 def _copy_slides(neurons, new_neurons):
     """Let stages begin with the slides of the step's beginning."""
-    for tile in range(neurons.slide.shape[0]):
-        for lane in range(neurons.slide.shape[1]):
-            new_neurons.slide[tile, lane] = neurons.slide[tile, lane]
+    tiles, dimension, lanes = neurons.normal.shape
+    for tile in range(tiles):
+        if neurons.sliding[tile] or new_neurons.sliding[tile]:
+            for lane in range(lanes):
+                new_neurons.slide[tile, lane] = neurons.slide[tile, lane]
+            for c in range(dimension):
+                for lane in range(lanes):
+                    new_neurons.normal[tile, c, lane] = neurons.normal[tile, c, lane]
+            new_neurons.sliding[tile] = neurons.sliding[tile]
 
 
 @compiled
@@ -196,5 +205,5 @@ def _curvature(problem, residual):
     """Bound of what single neurons' curvature adds to the spectral radius: (1/n) sum |e_i| |x_i|."""
     total = 0.0
     for i in range(residual.shape[0]):
-        total += abs(residual[i]) * math.sqrt(problem.squared_norms[i])
-    return total / residual.shape[0]
+        total += abs(residual[i]) * problem.norms[i]
+    return total / problem.examples

@@ -14,7 +14,7 @@ from twophase.two_layer.chebyshev import stage_table
 from twophase.two_layer.compiled import LANES
 from twophase.two_layer.flow import integrate_flow
 from twophase.two_layer.network import BLOCK, TwoLayer, outputs, tangent_kernel
-from twophase.two_layer.passes import Problem, Workspace
+from twophase.two_layer.passes import EXAMPLES, FEATURES, Problem, Workspace
 
 STATUS = ("converged", "stationary", "evaluations spent", "not finite")
 STATES = 7  # arrays of a network's size that an integration holds
@@ -162,7 +162,8 @@ def _train(
     end = integrate_flow(
         problem, _workspace(problem), stage_table(), accuracy.tolerance, goal, accuracy.most_evaluations
     )
-    displacement = end.state.transpose(0, 2, 1).reshape(-1, initial.shape[1])[: network.width]
+    moved = end.state.transpose(0, 2, 1).reshape(-1, end.state.shape[1])[: network.width]
+    displacement = np.concatenate([moved[:, : inputs.shape[1]], moved[:, -1:]], axis=1)
     final = initial + displacement
     trained = Trained(
         network=network,
@@ -217,9 +218,9 @@ def checked_data(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, n
 
 def bytes_needed(width: int, inputs: np.ndarray) -> int:
     """Memory that the integration of one network takes, its kernels included, in bytes."""
-    examples, dimension = inputs.shape
-    neurons = -(-width // LANES) * LANES
-    states = neurons * ((STATES + 3) * (dimension + 1) + 2 * (examples + 1))
+    examples, dimension = _rounded_up(inputs.shape[0], EXAMPLES), _rounded_up(inputs.shape[1], FEATURES)
+    neurons = _rounded_up(width, LANES)
+    states = neurons * ((STATES + 3) * (dimension + 1) + 2 * (examples + 1 + dimension))
     return 8 * (states + 3 * BLOCK + 4 * examples**2)
 
 
@@ -238,19 +239,27 @@ def _workers(networks: Sequence[TwoLayer], inputs: np.ndarray, threads: int, mem
 
 
 def _problem(network: TwoLayer, weights: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> Problem:
-    tiles, rows = -(-network.width // LANES), weights.shape[1]
-    padded = np.zeros((tiles * LANES, rows))
-    padded[: network.width] = weights
+    tiles = -(-network.width // LANES)
+    count, dimension = (_rounded_up(size, step) for size, step in zip(inputs.shape, (EXAMPLES, FEATURES), strict=True))
+    padded_inputs, padded_targets = np.zeros((count, dimension)), np.zeros(count)
+    padded_inputs[: inputs.shape[0], : inputs.shape[1]], padded_targets[: len(targets)] = inputs, targets
+    initial = np.zeros((tiles * LANES, dimension + 1))
+    initial[: network.width, : inputs.shape[1]], initial[: network.width, -1] = weights[:, :-1], weights[:, -1]
     return Problem(
-        inputs=inputs,
-        inputs_transposed=np.ascontiguousarray(inputs.T),
-        squared_norms=(inputs**2).sum(axis=1),
-        targets=targets,
-        initial=np.ascontiguousarray(padded.reshape(tiles, LANES, rows).transpose(0, 2, 1)),
+        inputs=padded_inputs,
+        inputs_transposed=np.ascontiguousarray(padded_inputs.T),
+        norms=np.linalg.norm(padded_inputs, axis=1),
+        targets=padded_targets,
+        examples=len(targets),
+        initial=np.ascontiguousarray(initial.reshape(tiles, LANES, dimension + 1).transpose(0, 2, 1)),
         kappa=network.kappa,
         kappa_prime=network.kappa_prime,
         by_blas=inputs.size >= BLAS_FROM,
     )
+
+
+def _rounded_up(size: int, step: int) -> int:
+    return -(-size // step) * step
 
 
 def _workspace(problem: Problem) -> Workspace:
@@ -258,10 +267,13 @@ def _workspace(problem: Problem) -> Workspace:
     examples = len(problem.targets)
     return Workspace(
         residual=np.zeros(examples),
-        outputs=np.zeros((examples, LANES)),
+        outputs=np.zeros(examples),
         weights=np.zeros((rows, LANES)),
         slope=np.zeros((rows, LANES)),
         pulls=np.zeros((examples, LANES)),
+        speed=np.zeros(LANES),
+        jump=np.zeros(LANES),
+        crossed=np.zeros(LANES),
         sums=np.zeros((2, 4)),
     )
 
