@@ -98,7 +98,7 @@ def read_dataset(path: Path | str, *, recipe: dict) -> xr.Dataset:
         dataset = xr.load_dataset(path, engine="netcdf4")
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(f"{path} is truncated, damaged or not netCDF ({error}); delete it and run again") from error
     if "recipe" not in dataset.attrs:
         raise ArtifactError(f"{path} has no attribute 'recipe': this project did not write it; delete it and run again")
