@@ -1,4 +1,7 @@
-"""twophase: how a network's training passes from chaos to order. Targets: all, chaos, cone, switching, phase_diagram, figures."""
+"""twophase: how a network's training passes from chaos to order.
+
+Targets: all, figures, chaos, cone, switching, phase_diagram.
+"""
 
 
 configfile: "config.yaml"

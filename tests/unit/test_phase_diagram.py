@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from twophase.errors import ArtifactError
 from twophase.phase_diagram import details, examples, orientations, regimes, relative_distance, theory, tile_files
 from twophase.phase_diagram.grid import TILE_PATTERN, TILE_SIDE, networks_of, tiles
 from twophase.phase_diagram.orientations import count_clusters, principal_direction
@@ -275,7 +276,7 @@ def test_neither_the_order_of_tiles_nor_networks_beyond_the_grid_matter():
 def test_a_missing_network_is_named(missing):
     results = measured(networks_of(**GRID))
     parts = [rows_of({key: measures for key, measures in results.items() if key != missing})]
-    with pytest.raises(KeyError, match=re.escape(str(missing))):
+    with pytest.raises(ArtifactError, match=re.escape(str(missing))):
         grid_of(parts, **GRID)
 
 

@@ -23,7 +23,7 @@ def assert_distances(trained, expected, tolerance):
 
 
 def slope_and_loss(weights, network, inputs, targets):
-    """The equations as they stand in Luo 2021, section 2, in normalised variables."""
+    """The flow of Luo 2021 in normalised variables, written as its equations stand."""
     w, a = weights[:, :-1], weights[:, -1]
     z = w @ inputs.T
     e = network.kappa * a @ np.maximum(z, 0) - targets

@@ -4,8 +4,10 @@ import copy
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +81,20 @@ class Project:
         if check:
             assert done.returncode == 0, done.stdout
         return done
+
+    def killed_after(self, seconds: float, *arguments: str) -> None:
+        """Run Snakemake, and kill the whole process group after so many seconds."""
+        running = subprocess.Popen(
+            self.command("--cores", "2", *arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(seconds)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
     def plan(self, config: dict | None = None, *arguments: str) -> Plan:
         """What would run with another config, which is put back afterwards."""

@@ -1,10 +1,6 @@
 """The control experiment, and runs that are killed: what is finished later has the bits of an uninterrupted run."""
 
-import os
 import random
-import signal
-import subprocess
-import time
 
 import numpy as np
 import xarray as xr
@@ -66,17 +62,7 @@ def test_killed_at_random_moments_and_resumed_equals_uninterrupted(finished, tmp
     interrupted = Project(tmp_path, finished.config["studies"])
     moments = random.Random(20251122)
     for _ in range(5):
-        run = subprocess.Popen(
-            interrupted.command("--cores", "2"),
-            cwd=interrupted.folder,
-            env=interrupted.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(moments.uniform(4.0, 16.0))
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
+        interrupted.killed_after(moments.uniform(4.0, 16.0))
     interrupted.snakemake("--cores", "2")
     expected, found = netcdf_files(finished.folder), netcdf_files(interrupted.folder)
     assert expected.keys() == found.keys()

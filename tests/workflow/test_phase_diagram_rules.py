@@ -1,8 +1,4 @@
-import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -151,23 +147,37 @@ def test_tiles_of_other_settings_are_refused_without_snakemakes_records(copied):
 def test_killed_at_any_moment_the_map_is_the_same(finished, tmp_path):
     project = Project(tmp_path / "killed", {}, {"tiny_line": tiny_line()})
     for seconds in np.random.default_rng(3).uniform(2, 8, size=3):
-        running = subprocess.Popen(
-            project.command("--cores", "2"),
-            cwd=project.folder,
-            env=project.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(seconds)
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+        project.killed_after(seconds)
     project.snakemake("--cores", "2")
     whole, interrupted = netcdf_files(finished.folder), netcdf_files(project.folder)
     assert list(whole) == list(interrupted)
     for name, path in whole.items():
         expected, found = xr.load_dataset(path), xr.load_dataset(interrupted[name])
         xr.testing.assert_identical(found.drop_attrs(), expected.drop_attrs())
+
+
+def test_killed_while_tiles_grow_they_keep_their_networks(copied):
+    before = distances(copied)
+    copied.write_config(edited(copied, widths=[20, 60, 2000], seeds=[0, 1, 2]))
+    for seconds in (4.0, 6.0):
+        copied.killed_after(seconds, DISTANCES)
+    copied.snakemake("--cores", "2", DISTANCES)
+    after = distances(copied)
+    assert np.isfinite(after.input_distance).all()
+    xr.testing.assert_identical(after.sel(before.coords).drop_attrs(), before.drop_attrs())
+
+
+def test_tiles_of_another_grid_are_one_clear_error(copied):
+    """Snakemake's records lost: it takes the old tiles for fresh ones, the job doesn't."""
+    shutil.rmtree(copied.folder / ".snakemake")
+    (copied.folder / DISTANCES).unlink()
+    copied.write_config(edited(copied, widths=[20, 60, 90]))
+    done = copied.snakemake("--cores", "1", DISTANCES, check=False)
+    assert done.returncode
+    assert "--forcerun measure_tile" in done.stdout
+    copied.snakemake("--cores", "1", DISTANCES, "--forcerun", "measure_tile")
+    assert distances(copied).width.values.tolist() == [20, 60, 90]
+    assert set(kept(copied).values()) == {"3 networks, 2 of them kept"}
 
 
 def test_images_are_learned_too(tmp_path):

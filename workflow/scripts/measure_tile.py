@@ -7,7 +7,7 @@ from twophase.phase_diagram.grid import networks_of
 from twophase.phase_diagram.relative_distance import rows_of
 from twophase.phase_diagram.tile_files import kept_results, measures_of
 from twophase.storage import read_dataset, write_dataset
-from twophase.two_layer import STATUS, Accuracy, TwoLayer, integrate
+from twophase.two_layer import STATUS, Accuracy, TwoLayer, environment, integrate
 
 
 def main(smk):
@@ -16,28 +16,24 @@ def main(smk):
         data = read_dataset(smk.input.data, recipe=job.recipe_of("data"))
         wanted = networks_of(**json.loads(smk.params.networks))
         kept = kept_results(smk.output.tile, job.recipe)
-        missing = [TwoLayer(*key) for key in wanted if key not in kept]
+        missing = [key for key in wanted if key not in kept]
         job.log.info("%d networks, %d of them kept", len(wanted), len(wanted) - len(missing))
         trained = integrate(
-            missing,
+            [TwoLayer(*key) for key in missing],
             data.inputs.values,
             data.targets.values,
             accuracy=Accuracy(**job.settings),
             threads=smk.threads,
             memory_budget=smk.resources.flow_memory_mb * 10**6,
-            progress=job.progress(sum(network.width for network in missing), "neurons"),
+            progress=job.progress(sum(width for _, _, width, _ in missing), "neurons"),
         )
         for status in STATUS[1:]:
             if count := sum(result.status == status for result in trained):
                 job.log.warning("%d networks ended %s", count, status)
-        new = {key: measures_of(result) for key, result in zip(_keys(missing), trained, strict=True)}
-        rows = rows_of({key: new[key] if key in new else kept[key] for key in wanted})
+        results = kept | dict(zip(missing, map(measures_of, trained), strict=True))
+        rows = rows_of({key: results[key] for key in wanted})
         title = f"Relative distances of phase diagram {smk.wildcards.diagram}, tile {smk.wildcards.tile}"
-        write_dataset(smk.output.tile, rows, title=title, recipe=job.recipe_text)
-
-
-def _keys(networks):
-    return [(network.gamma, network.gamma_prime, network.width, network.seed) for network in networks]
+        write_dataset(smk.output.tile, rows, title=title, recipe=job.recipe_text, environment=environment())
 
 
 if "snakemake" in globals():

@@ -1,10 +1,8 @@
 """Rule prepare_examples: what the networks of a phase diagram learn, points of a line or images."""
 
-from pathlib import Path
-
 from twophase.jobs import logged_job
 from twophase.phase_diagram.examples import examples_from_images, examples_from_points
-from twophase.sources import Selection, read_images
+from twophase.sources import read_selected
 from twophase.storage import write_dataset
 
 
@@ -14,10 +12,7 @@ def main(smk):
         if "points" in job.settings:
             examples = examples_from_points(**job.settings["points"])
         else:
-            settings = dict(job.settings["data"])
-            folder = settings.pop("folder")
-            location = Path(smk.input.source[0] if smk.input.source else folder)
-            images = read_images(Selection(**settings), location.parent if location.suffix == ".json" else location)
+            images = read_selected(job.settings["data"], smk.input.source)
             examples = examples_from_images(images.train_images, images.train_labels, len(images.class_names))
         job.log.info("%d examples of %d inputs", *examples.inputs.shape)
         title = f"Examples of phase diagram {smk.wildcards.diagram}"

@@ -5,7 +5,7 @@ from threadpoolctl import threadpool_limits
 from twophase.jobs import logged_job
 from twophase.phase_diagram.details import details_of_points
 from twophase.storage import read_dataset, write_dataset
-from twophase.two_layer import Accuracy
+from twophase.two_layer import Accuracy, environment
 
 
 def main(smk):
@@ -17,7 +17,7 @@ def main(smk):
         points = [(point["gamma"], point["gamma_prime"]) for point in settings.pop("points")]
         details = details_of_points(points, data.inputs.values, data.targets.values, accuracy=accuracy, **settings)
         title = f"Orientations of neurons in phase diagram {smk.wildcards.diagram}"
-        write_dataset(smk.output.orientations, details, title=title, recipe=job.recipe_text)
+        write_dataset(smk.output.orientations, details, title=title, recipe=job.recipe_text, environment=environment())
 
 
 if "snakemake" in globals():

@@ -186,6 +186,9 @@ def _explain(model: type[BaseModel], entry: dict[str, Any], path: list) -> str:
             return f"expected a name of letters, digits, '-' and '_' that begins with a letter, got {shown(value)}"
         names = re.findall(r"(?<=[(|])\w+", entry["ctx"]["pattern"])
         return f"expected {_description_at(model, path)} Got {shown(value)}{suggestion(value, names)}"
+    if kind in ("too_long", "too_short"):
+        most, least = entry["ctx"].get("max_length"), entry["ctx"].get("min_length")
+        return f"expected {f'at most {most}' if most else f'at least {least}'} entries, got {shown(value)}"
     if kind == "value_error":
         message = entry["msg"].removeprefix("Value error, ")
     else:

@@ -96,6 +96,10 @@ class PhaseDiagram(Section):
             beyond = [value for value in getattr(self, key) if abs(value) > MOST_EXPONENT]
             if beyond:
                 yield key, f"must lie between -{MOST_EXPONENT} and {MOST_EXPONENT}, got {shown(beyond)}"
+        pairs = [[point.gamma, point.gamma_prime] for point in self.shown_points]
+        repeated = [pair for place, pair in enumerate(pairs) if pair in pairs[:place]]
+        if repeated:
+            yield "shown_points", f"expected each point once, {shown(repeated)} is repeated"
         missing = [
             [point.gamma, point.gamma_prime]
             for point in self.shown_points

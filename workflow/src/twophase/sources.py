@@ -74,6 +74,24 @@ def read_images(settings: Selection, location: Path) -> RawImages:
     return _adapt(raw, settings)
 
 
+def read_selected(settings: dict, source: Sequence[str]) -> RawImages:
+    """Read what a rule's recipe selects.
+
+    Args:
+        settings: The config's section on images, as plain values.
+        source: The rule's file that stands for the raw images, ``verified.json`` beside a download; none for a folder.
+
+    Returns:
+        As :func:`read_images`.
+
+    Raises:
+        DataError: As :func:`read_images`.
+    """
+    location = Path(source[0] if source else settings["folder"])
+    selection = Selection(**{key: value for key, value in settings.items() if key != "folder"})
+    return read_images(selection, location.parent if location.name == "verified.json" else location)
+
+
 def download(source: str, folder: Path) -> None:
     """Download and verify one of torchvision's data sets; files that are there already are only verified.
 

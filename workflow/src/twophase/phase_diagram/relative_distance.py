@@ -1,10 +1,12 @@
 """What the map's networks became: rows of a tile's file, and all tiles on one grid."""
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 import xarray as xr
 
+from twophase.errors import ArtifactError
 from twophase.storage import describe
 
 AXES = ("gamma", "gamma_prime", "width", "seed")
@@ -77,10 +79,16 @@ def grid_of(
         The measures over (gamma, gamma_prime, width, seed).
 
     Raises:
-        KeyError: If a network of the grid is in no tile; names it.
+        ArtifactError: If a network of the grid is in no tile; names it.
     """
     results = {key: measures for rows in tiles for key, measures in results_of(rows).items()}
     coordinates = {"gamma": sorted(gamma), "gamma_prime": sorted(gamma_prime), "width": sorted(widths), "seed": seeds}
+    for key in product(*coordinates.values()):
+        if key not in results:
+            raise ArtifactError(
+                f"no tile has the network (gamma, gamma', width, seed) = {key}: the tiles were made for another grid. "
+                "Rerun them with --forcerun measure_tile; the networks that they have are kept."
+            )
     shape = tuple(map(len, coordinates.values()))
     variables = {}
     for name in MEASURES:

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 REGIMES = ("linear", "critical", "condensed", "undecided")
 LINEAR, CRITICAL, CONDENSED, UNDECIDED = range(4)
 CORNER = (1.0, 0.0)  # where the two lines of the boundary meet
-# The usual initialisations (Luo 2021, Table 1).
+# The usual initialisations (as Luo 2021 places them).
 KNOWN_POINTS = {(0.5, 0.0): "NTK", (1.0, 0.0): "mean field, Xavier", (0.5, 0.5): "LeCun, He"}
 ON_BOUNDARY = 1e-9
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 from numba import config, njit
 
 # Neurons that are handled together: enough that vector loops pay for their start, few enough for the first cache.
@@ -23,6 +25,11 @@ def _cache_folder() -> str:
     if not os.access(base if base.exists() else folder, os.W_OK):
         base = Path.home() / ".cache" / "twophase"
     return str(base / f"flow-{hashlib.sha256(sources).hexdigest()[:16]}")
+
+
+def environment() -> dict[str, str]:
+    """On what networks are integrated, all that their last bits may depend on."""
+    return {"device": f"cpu ({config.CPU_NAME or platform.machine()})", "numba": numba.__version__}
 
 
 def compiled(function: Callable) -> Callable:
