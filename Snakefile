@@ -16,6 +16,8 @@ include: "workflow/rules/cone.smk"
 include: "workflow/rules/switching.smk"
 include: "workflow/rules/phase_diagram.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/records.smk"
+include: "workflow/rules/start.smk"
 
 
 rule all:

@@ -1,6 +1,9 @@
 import logging
+import os
 import re
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +11,7 @@ import pytest
 
 from twophase import jobs
 from twophase.errors import ArtifactError, ConfigError, TwophaseError
+from twophase.files import whole_file
 from twophase.jobs import logged_job
 from twophase.provenance import canonical, make_recipe
 
@@ -19,8 +23,13 @@ def smk(tmp_path, monkeypatch):
     """What Snakemake hands to a script, as far as a job reads it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     return SimpleNamespace(
-        log=[str(tmp_path / "logs/deep/measure.log")], rule="measure", params=SimpleNamespace(recipe=canonical(RECIPE))
+        log=[str(tmp_path / "logs/deep/measure.log")],
+        rule="measure",
+        params=SimpleNamespace(recipe=canonical(RECIPE)),
+        resources={},
+        wildcards={"study": "tiny", "seed": "3"},
     )
 
 
@@ -50,6 +59,7 @@ def test_a_job_knows_its_recipe(smk):
         assert job.recipe == RECIPE
         assert job.recipe_text == smk.params.recipe
         assert job.recipe_of("data") == RECIPE["inputs"]["data"]
+        assert job.place == '{"seed":"3"}'
 
 
 def test_messages_go_to_the_log_file_and_to_stderr(smk, capsys):
@@ -79,7 +89,10 @@ def test_a_log_file_holds_one_job_and_messages_are_not_doubled(smk, capsys, capl
         (ConfigError("bad"), "bad"),
         (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
         (FileNotFoundError(2, "No such file", "x.nc"), "[Errno 2] No such file: 'x.nc'"),
-        (MemoryError(), "MemoryError"),
+        (
+            MemoryError(),
+            "memory is exhausted (MemoryError); run fewer jobs at a time (--cores), on SLURM raise the rule's mem_mb",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_on_stderr(smk, capsys, error, message):
@@ -106,6 +119,42 @@ def test_an_unreadable_recipe_is_logged(smk, capsys):
     code, log, _ = run(smk, lambda job: None, capsys)
     assert code == 1
     assert "JSONDecodeError" in log
+
+
+def test_exhausted_memory_says_what_to_set(smk, capsys):
+    import torch
+
+    _, _, err = run(smk, raise_(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0")), capsys)
+    assert "the GPU's memory is exhausted (CUDA out of memory); let fewer jobs share it (jobs_per_gpu" in err
+    _, _, err = run(smk, lambda job: torch.empty(1 << 50), capsys)
+    assert re.search(r"memory is exhausted \(.*can't allocate memory.*\); run fewer jobs at a time", err)
+
+
+def test_sigterm_is_one_message_and_leaves_no_half_written_file(smk, tmp_path, capsys):
+    def killed_while_writing(job):
+        with whole_file(tmp_path / "values.txt") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    code, log, err = run(smk, killed_while_writing, capsys)
+    assert code == 143
+    assert re.search(r"error: ended by SIGTERM after \d+ s; cancelled, or at its time limit", err)
+    assert log == err
+    assert not list(tmp_path.glob("*values*"))
+    assert not list(tmp_path.glob(".values*"))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_job_that_asks_for_no_gpu_sees_none_another_leases_one(smk, capsys):
+    run(smk, lambda job: job.log.info("%r", os.environ["CUDA_VISIBLE_DEVICES"]), capsys)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "7"
+    smk.resources = {"gpu": 2}
+    code, _, err = run(smk, lambda job: None, capsys)
+    assert code == 1
+    assert "the job asks for gpu=2, this machine shows 1: 7" in err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])

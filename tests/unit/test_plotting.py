@@ -14,6 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from twophase import plotting
+from twophase.errors import DiskError
 from twophase.plotting.axes import spaced_labels
 from twophase.plotting.history import block_mean, moving_mean
 from twophase.plotting.style import compact
@@ -255,7 +256,7 @@ def test_a_figure_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", write_half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DiskError, match="disk full"):
         plotting.save_figure(figure, tmp_path / "figure.png")
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from twophase import __version__
-from twophase.errors import ArtifactError
+from twophase.errors import ArtifactError, DiskError
 from twophase.provenance import canonical, make_recipe
 from twophase.storage import describe, read_dataset, write_dataset
 
@@ -170,7 +170,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch)
         raise OSError("No space left on device")
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", fail_half_way)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskError, match="No space left"):
         write(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["example.nc"]

@@ -3,9 +3,9 @@ import re
 import pytest
 
 from twophase.trajectories import (
+    BRANCH_PATTERN,
     LINEARIZED_PATTERN,
     PARENT,
-    TRAJECTORY_PATTERN,
     Branch,
     Switch,
     anchors_from,
@@ -25,7 +25,7 @@ NORMS = [1e-7, 1e-05, 0.01, 0.1, 1 / 3, 1.0, 12.5, 1e16, 1.5e-300]
 def test_a_name_reads_back(kind, norm):
     branch = branch_of(kind, norm, draw=3, t0=120)
     assert parse_trajectory(branch.name) == branch
-    assert re.fullmatch(TRAJECTORY_PATTERN, branch.name)
+    assert re.fullmatch(BRANCH_PATTERN, branch.name)
     assert "/" not in branch.name
 
 
@@ -35,8 +35,8 @@ def test_names():
     assert branch_of("gaussian", 0, 5, 250).name == "control_at250"
     assert parse_trajectory("control_at250") == Branch("control", 0.0, 0, 250)
     assert parse_trajectory(PARENT) is None
-    assert re.fullmatch(TRAJECTORY_PATTERN, PARENT)
-    assert re.fullmatch(TRAJECTORY_PATTERN, "control_at250")
+    assert not re.fullmatch(BRANCH_PATTERN, PARENT)
+    assert re.fullmatch(BRANCH_PATTERN, "control_at250")
 
 
 @pytest.mark.parametrize("rate", NORMS)
@@ -58,8 +58,9 @@ NAMES += [Switch(step, rate).name for step in (0, 250) for rate in NORMS]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_matches_the_pattern_of_one_rule(name):
-    patterns = {pattern: re.fullmatch(pattern, name) for pattern in (TRAJECTORY_PATTERN, LINEARIZED_PATTERN)}
-    expected = LINEARIZED_PATTERN if isinstance(parse_trajectory(name), Switch) else TRAJECTORY_PATTERN
+    patterns = {pattern: re.fullmatch(pattern, name) for pattern in (PARENT, BRANCH_PATTERN, LINEARIZED_PATTERN)}
+    kinds = {type(None): PARENT, Branch: BRANCH_PATTERN, Switch: LINEARIZED_PATTERN}
+    expected = kinds[type(parse_trajectory(name))]
     assert [pattern for pattern, match in patterns.items() if match] == [expected]
 
 
@@ -118,7 +119,7 @@ def test_the_end_of_a_run_is_there_once():
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match=re.escape(repr(name))):
         parse_trajectory(name)
-    assert not re.fullmatch(f"{TRAJECTORY_PATTERN}|{LINEARIZED_PATTERN}", name)
+    assert not re.fullmatch(f"{BRANCH_PATTERN}|{LINEARIZED_PATTERN}", name)
 
 
 def test_the_grid_has_each_branch_and_each_control_once():

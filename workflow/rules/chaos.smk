@@ -18,6 +18,8 @@ rule compare_branch:
     threads: 1
     resources:
         gpu=1,
+        mem_mb=limit_of_memory("compare_branch"),
+        runtime=limit_of_time("compare_branch"),
     params:
         recipe=recipe_text("compare_branch"),
     script:
@@ -33,6 +35,7 @@ rule collect_chaos:
         "results/{study}/logs/collect_chaos.log",
     benchmark:
         "results/{study}/benchmarks/collect_chaos.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -9,20 +10,23 @@ from snakemake.exceptions import WorkflowError
 
 from twophase.config import read_config
 from twophase.errors import ConfigError
+from twophase.estimates import StudyEstimates, tile_work
 from twophase.phase_diagram.grid import TILE_PATTERN
 from twophase.provenance import canonical, code_fingerprint, make_recipe
 from twophase.stale_locks import clear_stale_locks
-from twophase.trajectories import LINEARIZED_PATTERN, TRAJECTORY_PATTERN
+from twophase.trajectories import BRANCH_PATTERN, LINEARIZED_PATTERN, PARENT
 
 try:
     CONFIG = read_config(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-RUNNING = clear_stale_locks(Path(".snakemake"))
+RUNNING = clear_stale_locks(Path(".snakemake")) if workflow.is_main_process else None
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 EMBEDDED_IMAGES = Path(workflow.basedir) / "workflow" / "resources" / "fashion_mnist" / "images.nc"
+ENTK_MEMORY_MB = 4000  # that a kernel may take beyond the network and its images
+FLOW_MEMORY_MB = 2000  # that the networks of a tile may take
 STUDIES = CONFIG.selected()
 DIAGRAMS = CONFIG.selected_diagrams()
 
@@ -32,7 +36,7 @@ wildcard_constraints:
     diagram="|".join(CONFIG.phase_diagrams) or "(?!)",
     tile=TILE_PATTERN,
     seed=r"\d+",
-    trajectory=TRAJECTORY_PATTERN,
+    trajectory=f"{PARENT}|{BRANCH_PATTERN}",
     linearized=LINEARIZED_PATTERN,
     step=r"\d+",
 
@@ -57,6 +61,28 @@ def recipe(rule_name, name):
         code,
         **{input_name: recipe(maker, name) for input_name, maker in inputs.items()},
     )
+
+
+@cache
+def estimates(study_name):
+    return StudyEstimates(CONFIG.studies[study_name])
+
+
+def work_of(rule_name, wildcards):
+    """What a job needs: of a study's rules and of a tile by its size, of others for seconds."""
+    if "study" in wildcards.keys():
+        return estimates(wildcards.study).work(rule_name, dict(wildcards.items()))
+    return tile_work(CONFIG.phase_diagrams[wildcards.diagram], wildcards.get("tile"))
+
+
+def limit_of_time(rule_name):
+    """A resource function: minutes, more at each attempt."""
+    return lambda wildcards, attempt: work_of(rule_name, wildcards).limit_minutes(CONFIG.device_speed) * attempt
+
+
+def limit_of_memory(rule_name, more=0):
+    """A resource function: megabytes, more at each attempt."""
+    return lambda wildcards, attempt: (int(work_of(rule_name, wildcards).memory_mb) + more) * attempt
 
 
 def settings_of_images(data):

@@ -16,7 +16,9 @@ rule compute_entk:
     threads: 1
     resources:
         gpu=1,
-        entk_memory_mb=4000,
+        entk_memory_mb=ENTK_MEMORY_MB,
+        mem_mb=limit_of_memory("compute_entk", more=ENTK_MEMORY_MB),
+        runtime=limit_of_time("compute_entk"),
     params:
         recipe=recipe_text("compute_entk"),
     script:
@@ -34,6 +36,9 @@ rule measure_cone:
         "results/{study}/benchmarks/measure_cone.tsv"
     conda:
         "../../envs/twophase.yaml"
+    resources:
+        mem_mb=limit_of_memory("measure_cone"),
+        runtime=limit_of_time("measure_cone"),
     params:
         recipe=recipe_text("measure_cone"),
     script:

@@ -34,6 +34,9 @@ rule prepare_data:
         "results/{study}/benchmarks/prepare_data.tsv"
     conda:
         "../../envs/twophase.yaml"
+    resources:
+        mem_mb=limit_of_memory("prepare_data"),
+        runtime=limit_of_time("prepare_data"),
     params:
         recipe=recipe_text("prepare_data"),
     script:

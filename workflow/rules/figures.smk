@@ -16,6 +16,7 @@ rule plot_history:
         "results/{study}/logs/plot_history.log",
     benchmark:
         "results/{study}/benchmarks/plot_history.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:
@@ -58,6 +59,7 @@ rule plot_chaos:
         "results/{study}/benchmarks/plot_chaos_{kind}.tsv"
     wildcard_constraints:
         kind="gaussian|gradient",
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:
@@ -109,6 +111,7 @@ rule plot_cone:
         "results/{study}/logs/plot_cone.log",
     benchmark:
         "results/{study}/benchmarks/plot_cone.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:
@@ -132,6 +135,7 @@ rule plot_switching:
         "results/{study}/logs/plot_switching.log",
     benchmark:
         "results/{study}/benchmarks/plot_switching.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:
@@ -178,6 +182,7 @@ rule plot_phase_diagram:
         "results/phase_diagram/{diagram}/logs/plot_phase_diagram.log",
     benchmark:
         "results/phase_diagram/{diagram}/benchmarks/plot_phase_diagram.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:

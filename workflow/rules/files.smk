@@ -28,6 +28,11 @@ CONE_FIGURES = (
 )
 
 
+def deletable(path):
+    """A checkpoint that is deleted when all that reads it is done, unless the config says to keep it."""
+    return path if CONFIG.keep_checkpoints else temp(path)
+
+
 def checkpoint_path(study_name, seed, trajectory, step):
     return f"results/{study_name}/seed{seed}/{trajectory}/step{step}.pt"
 

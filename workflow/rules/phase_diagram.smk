@@ -10,6 +10,7 @@ rule prepare_examples:
         "results/phase_diagram/{diagram}/logs/prepare_examples.log",
     benchmark:
         "results/phase_diagram/{diagram}/benchmarks/prepare_examples.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:
@@ -32,7 +33,9 @@ rule measure_tile:
         "../../envs/twophase.yaml"
     threads: 1
     resources:
-        flow_memory_mb=2000,
+        flow_memory_mb=FLOW_MEMORY_MB,
+        mem_mb=limit_of_memory("measure_tile", more=FLOW_MEMORY_MB),
+        runtime=limit_of_time("measure_tile"),
     params:
         recipe=recipe_text("measure_tile"),
         networks=networks_of_tile,
@@ -49,6 +52,7 @@ rule collect_phase_diagram:
         "results/phase_diagram/{diagram}/logs/collect_phase_diagram.log",
     benchmark:
         "results/phase_diagram/{diagram}/benchmarks/collect_phase_diagram.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:
@@ -66,6 +70,7 @@ rule fit_regime:
         "results/phase_diagram/{diagram}/logs/fit_regime.log",
     benchmark:
         "results/phase_diagram/{diagram}/benchmarks/fit_regime.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:
@@ -86,6 +91,9 @@ rule record_orientations:
     conda:
         "../../envs/twophase.yaml"
     threads: 1
+    resources:
+        mem_mb=limit_of_memory("record_orientations", more=FLOW_MEMORY_MB),
+        runtime=limit_of_time("record_orientations"),
     params:
         recipe=recipe_text("record_orientations"),
     script:

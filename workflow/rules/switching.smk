@@ -6,7 +6,7 @@ rule advance_linearized:
         data="results/{study}/data.nc",
         start=linearized_start,
     output:
-        checkpoint="results/{study}/seed{seed}/{linearized}/step{step}.pt",
+        checkpoint=deletable("results/{study}/seed{seed}/{linearized}/step{step}.pt"),
     log:
         "results/{study}/logs/advance_linearized/seed{seed}_{linearized}_step{step}.log",
     benchmark:
@@ -16,6 +16,8 @@ rule advance_linearized:
     threads: 1
     resources:
         gpu=1,
+        mem_mb=limit_of_memory("advance_linearized"),
+        runtime=limit_of_time("advance_linearized"),
     params:
         recipe=recipe_text("advance_linearized"),
     script:
@@ -38,6 +40,8 @@ rule measure_linearized:
     threads: 1
     resources:
         gpu=1,
+        mem_mb=limit_of_memory("measure_linearized"),
+        runtime=limit_of_time("measure_linearized"),
     params:
         recipe=recipe_text("measure_linearized"),
     script:
@@ -53,6 +57,7 @@ rule collect_switching:
         "results/{study}/logs/collect_switching.log",
     benchmark:
         "results/{study}/benchmarks/collect_switching.tsv"
+    localrule: True
     conda:
         "../../envs/twophase.yaml"
     params:

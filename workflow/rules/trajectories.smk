@@ -11,15 +11,26 @@ rule advance:
         "results/{study}/logs/advance/seed{seed}_{trajectory}_step{step}.log",
     benchmark:
         "results/{study}/benchmarks/advance/seed{seed}_{trajectory}_step{step}.tsv"
+    wildcard_constraints:
+        trajectory=PARENT,
     conda:
         "../../envs/twophase.yaml"
     threads: 1
     resources:
         gpu=1,
+        mem_mb=limit_of_memory("advance"),
+        runtime=limit_of_time("advance"),
     params:
         recipe=recipe_text("advance"),
     script:
         "../scripts/advance.py"
+
+
+use rule advance as advance_branch with:
+    output:
+        checkpoint=deletable("results/{study}/seed{seed}/{trajectory}/step{step}.pt"),
+    wildcard_constraints:
+        trajectory=BRANCH_PATTERN,
 
 
 rule record_history:
@@ -37,6 +48,8 @@ rule record_history:
     threads: 1
     resources:
         gpu=1,
+        mem_mb=limit_of_memory("record_history"),
+        runtime=limit_of_time("record_history"),
     params:
         recipe=recipe_text("record_history"),
     script:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from twophase.jobs import logged_job
+from twophase.provenance import place_of
 from twophase.storage import read_dataset, write_dataset
 from twophase.switching import grid_of_switches
 
@@ -13,7 +14,8 @@ def main(smk):
         runs = {}
         for path in map(Path, smk.input.measures):  # .../seed{seed}/{linearized}/linearized.nc
             seed = int(path.parent.parent.name.removeprefix("seed"))
-            runs[seed, path.parent.name] = read_dataset(path, recipe=job.recipe_of("measures"))
+            place = place_of({"seed": seed, "linearized": path.parent.name})
+            runs[seed, path.parent.name] = read_dataset(path, recipe=job.recipe_of("measures"), place=place)
         switching = grid_of_switches(runs, **job.settings)
         title = f"Linearised switching of study {smk.wildcards.study}"
         write_dataset(smk.output.switching, switching, title=title, recipe=job.recipe_text)

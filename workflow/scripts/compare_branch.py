@@ -38,6 +38,7 @@ def main(smk):
             comparison,
             title=f"Branch {trajectory} of seed {seed} compared with its parent",
             recipe=job.recipe_text,
+            place=job.place,
             environment=environment(device),
         )
 

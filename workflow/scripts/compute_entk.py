@@ -35,6 +35,7 @@ def main(smk):
             kernel_dataset(kernel, probe, labels, data.class_names, seed=seed, step=step),
             title=f"Empirical neural tangent kernel of seed {seed} at step {step}",
             recipe=job.recipe_text,
+            place=job.place,
             environment=environment(device),
         )
 

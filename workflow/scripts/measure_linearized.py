@@ -42,6 +42,7 @@ def main(smk):
             measures,
             title=f"Parent of seed {seed} linearised at step {switch.switch_step}, trained on and measured",
             recipe=job.recipe_text,
+            place=job.place,
             environment=environment(device),
         )
 

@@ -33,7 +33,14 @@ def main(smk):
         results = kept | dict(zip(missing, map(measures_of, trained), strict=True))
         rows = rows_of({key: results[key] for key in wanted})
         title = f"Relative distances of phase diagram {smk.wildcards.diagram}, tile {smk.wildcards.tile}"
-        write_dataset(smk.output.tile, rows, title=title, recipe=job.recipe_text, environment=environment())
+        write_dataset(
+            smk.output.tile,
+            rows.assign_attrs(networks=smk.params.networks),
+            title=title,
+            recipe=job.recipe_text,
+            place=job.place,
+            environment=environment(),
+        )
 
 
 if "snakemake" in globals():

@@ -18,7 +18,7 @@ def main(smk):
     with logged_job(smk) as job, style_context(job.settings):
         data = read_dataset(smk.input.cone, recipe=job.recipe_of("cone"))
         for name, plot in FIGURES.items():
-            save_figure(plot(data), [smk.output[name], smk.output[f"{name}_svg"]])
+            save_figure(plot(data), [smk.output[name], smk.output[f"{name}_svg"]], recipe=job.recipe_text)
 
 
 if "snakemake" in globals():

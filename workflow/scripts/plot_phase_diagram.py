@@ -25,7 +25,7 @@ def main(smk):
             "learned_functions": plot_learned_functions(orientations),
         }
         for name, figure in figures.items():
-            save_figure(figure, [smk.output[name], smk.output[f"{name}_svg"]])
+            save_figure(figure, [smk.output[name], smk.output[f"{name}_svg"]], recipe=job.recipe_text)
 
 
 if "snakemake" in globals():

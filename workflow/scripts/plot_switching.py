@@ -10,7 +10,7 @@ def main(smk):
     with logged_job(smk) as job, style_context(job.settings["style"]):
         data = read_dataset(smk.input.switching, recipe=job.recipe_of("switching"))
         figure = switching.plot_switching(data, **job.settings["published"])
-        save_figure(figure, [smk.output.switching, smk.output.switching_svg])
+        save_figure(figure, [smk.output.switching, smk.output.switching_svg], recipe=job.recipe_text)
 
 
 if "snakemake" in globals():

@@ -405,6 +405,16 @@ class Config(Section):
         None, description="Names of the studies and phase diagrams that the targets make; null means all."
     )
     figures: Figures = Field(Figures(), description="How figures look.")
+    keep_checkpoints: bool = Field(
+        True,
+        description="Keep the checkpoints of branches and linearised runs; false deletes each when all that reads it "
+        "is done, so that a later change of what is measured on them trains them again.",
+    )
+    device_speed: PositiveFloat = Field(
+        1,
+        description="How many times as fast as one CPU core a job's device trains; limits of time on SLURM are derived "
+        "from it. Changes no result.",
+    )
 
     def selected(self) -> dict[str, Study]:
         """The studies that the target rules make."""

@@ -17,6 +17,14 @@ PUBLISHED_SIZES = {
     "mnist": (60_000, 10_000),
     "fashion_mnist": (60_000, 10_000),
 }
+# Channels, rows and columns of an image, and the number of classes.
+PUBLISHED_SHAPES = {
+    "embedded_fashion_mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "mnist": ((1, 28, 28), 10),
+    "fashion_mnist": ((1, 28, 28), 10),
+}
 # Where classes differ in size: their number times the smallest one.
 BALANCED_SIZES = {"mnist": (54_210, 8_920)}
 
@@ -64,6 +72,28 @@ class Data(Section):
     def test_size(self) -> int:
         """Test images that the study uses."""
         return self.test_examples or self.available()[1]
+
+    def classes(self) -> int:
+        """Number of classes K."""
+        if self.source == "image_folder":
+            return len(self.listing().class_names)
+        return PUBLISHED_SHAPES[self.source][1]
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a prepared image."""
+        folder = self.source == "image_folder"
+        channels = 3 if folder else PUBLISHED_SHAPES[self.source][0][0]
+        if self.image_size:
+            rows = columns = self.image_size
+        else:
+            rows, columns = self._sides_of_first_image() if folder else PUBLISHED_SHAPES[self.source][0][1:]
+        return 1 if self.grey else channels, rows, columns
+
+    def _sides_of_first_image(self) -> tuple[int, int]:
+        from PIL import Image
+
+        with Image.open(self.listing().files["train"][0][0]) as picture:
+            return picture.height, picture.width
 
     def balanced_sizes(self) -> tuple[int, int]:
         """The largest class-balanced subset of each split of the source, (training, test)."""

@@ -93,7 +93,7 @@ def write_images(path: str | os.PathLike, raw: RawImages, recipe: str) -> None:
     """Write a prepared data set, whole or not at all.
 
     Args:
-        path: netCDF-4 file to write; images are uncompressed uint8, channels first.
+        path: netCDF-4 file to write; images are uncompressed uint8, channels first, with checksums.
         raw: The images; not changed.
         recipe: Canonical JSON of what makes the file; kept as it stands.
     """
@@ -114,7 +114,11 @@ def write_images(path: str | os.PathLike, raw: RawImages, recipe: str) -> None:
         for name, size in sizes.items():
             file.createDimension(name, size)
         for name, (kind, dimensions, long_name) in LAYOUT.items():
-            variable = file.createVariable(name, kind, dimensions)
+            # Checksums, so that a damaged file is noticed when it is read; text can't have them.
+            chunks = (min(BLOCK, sizes[dimensions[0]]), *(sizes[other] for other in dimensions[1:]))
+            variable = file.createVariable(
+                name, kind, dimensions, **({} if kind is str else {"fletcher32": True, "chunksizes": chunks})
+            )
             variable.setncatts({"long_name": long_name} | ({} if kind is str else {"units": "1"}))
         for split in ("train", "test"):
             _write_channels_first(file[f"{split}_images"], getattr(raw, f"{split}_images"))

@@ -21,5 +21,17 @@ class ModelError(TwophaseError):
     """A network doesn't fit: its import path, its output shape, its mode or its coupling of examples."""
 
 
+class DeviceError(TwophaseError):
+    """There is no such device, or its memory is exhausted."""
+
+
+class DiskError(TwophaseError):
+    """A file can't be written: no space, no permission, or a disk that fails."""
+
+
+class SchedulerError(TwophaseError):
+    """SLURM can't be asked, or would never start what it is to run."""
+
+
 class DivergenceError(TwophaseError):
     """The training loss became infinite or NaN at a stated step."""

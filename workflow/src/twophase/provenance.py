@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -27,9 +28,19 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def place_of(wildcards: Mapping[str, str]) -> str:
+    """Which of a rule's files it is, as canonical JSON: its wildcards but for the study's or the diagram's name."""
+    return canonical({name: str(value) for name, value in wildcards.items() if name not in ("study", "diagram")})
+
+
 def make_recipe(rule: str, settings: dict, code: str, **inputs: dict) -> dict:
     """What decides an output: the rule's settings and code, and its inputs' recipes."""
     return {"rule": rule, "settings": settings, "code": code, "inputs": inputs}
+
+
+def digest(recipe: str) -> str:
+    """What a figure carries of its recipe."""
+    return f"recipe sha256:{hashlib.sha256(recipe.encode()).hexdigest()}"
 
 
 def check_recipe(found: str, expected: dict, path: Path | str) -> None:

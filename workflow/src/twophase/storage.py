@@ -48,7 +48,13 @@ def describe(dataset: xr.Dataset, descriptions: dict[str, tuple[str, str]]) -> x
 
 
 def write_dataset(
-    path: Path | str, dataset: xr.Dataset, *, title: str, recipe: str, environment: dict[str, str] | None = None
+    path: Path | str,
+    dataset: xr.Dataset,
+    *,
+    title: str,
+    recipe: str,
+    place: str = "{}",
+    environment: dict[str, str] | None = None,
 ) -> None:
     """Write a data set as netCDF4, whole or not at all.
 
@@ -57,6 +63,7 @@ def write_dataset(
         dataset: Described variables.
         title: One line: what the file holds.
         recipe: Canonical JSON of what made it.
+        place: Which of the rule's files it is, as `twophase.provenance.place_of` says it; by default the only one.
         environment: Device and versions on which it was computed, where they may matter.
     """
     source = f"twophase {twophase.__version__}" + (f", commit {commit}" if (commit := _commit()) else "")
@@ -67,6 +74,7 @@ def write_dataset(
         "history": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} written by {source}",
         "references": "; ".join(REFERENCES.values()),
         "recipe": recipe,
+        "place": place,
         "libraries": f"python {platform.python_version()}, numpy {np.__version__}, xarray {xr.__version__}, "
         f"netCDF4 {netCDF4.__version__}",
     }
@@ -81,18 +89,19 @@ def write_dataset(
         dataset.assign_attrs(attributes).to_netcdf(temporary, engine="netcdf4", encoding=encoding)
 
 
-def read_dataset(path: Path | str, *, recipe: dict) -> xr.Dataset:
+def read_dataset(path: Path | str, *, recipe: dict, place: str | None = None) -> xr.Dataset:
     """Read a netCDF file into memory and check that the expected recipe made it.
 
     Args:
         path: The file.
         recipe: The recipe that must have made it.
+        place: Its place in the study; not checked if None.
 
     Returns:
         The data set.
 
     Raises:
-        ArtifactError: If the file is damaged, or was made by other settings or other code.
+        ArtifactError: If the file is damaged, was made by other settings or other code, or is another one's copy.
     """
     try:
         dataset = xr.load_dataset(path, engine="netcdf4")
@@ -103,6 +112,9 @@ def read_dataset(path: Path | str, *, recipe: dict) -> xr.Dataset:
     if "recipe" not in dataset.attrs:
         raise ArtifactError(f"{path} has no attribute 'recipe': this project did not write it; delete it and run again")
     check_recipe(dataset.attrs["recipe"], recipe, path)
+    found = dataset.attrs.get("place")
+    if place not in (None, found):
+        raise ArtifactError(f"{path} is a copy of the file of {found}, expected {place}; delete it and run again")
     return dataset
 
 

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 
 PARENT = "parent"
-# For Snakemake's wildcard constraints: what rule advance makes, and what advance_linearized makes.
-TRAJECTORY_PATTERN = r"parent|control_at\d+|(?:gaussian|gradient)_norm[\d.e+-]+_draw\d+_at\d+"
+# For Snakemake's wildcard constraints: what rules advance, advance_branch and advance_linearized make.
+BRANCH_PATTERN = r"control_at\d+|(?:gaussian|gradient)_norm[\d.e+-]+_draw\d+_at\d+"
 LINEARIZED_PATTERN = r"linearized_at\d+_rate\d[\d.e+-]*"
 
 

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from twophase.files import whole_file
+from twophase.provenance import digest
 
 DEFAULTS = {"dpi": 150, "font_size": 9, "sequential_colormap": "cividis"}
 # Okabe and Ito's colours, told apart by colour-blind readers; their yellow is left out, it fades on white paper.
@@ -135,7 +136,7 @@ def compact(value: float) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa  # infinity has no exponent
 
 
-def save_figure(figure: Figure, paths: str | Path | Iterable[str | Path]) -> None:
+def save_figure(figure: Figure, paths: str | Path | Iterable[str | Path], *, recipe: str = "") -> None:
     """Write a figure, each file whole or not at all, with the same bytes for the same figure.
 
     Call it inside the :func:`style_context` in which the figure was drawn.
@@ -143,6 +144,7 @@ def save_figure(figure: Figure, paths: str | Path | Iterable[str | Path]) -> Non
     Args:
         figure: The figure; not changed.
         paths: One file or several, ``.png`` or ``.svg``; their folders must exist.
+        recipe: Canonical JSON of what made it; each file carries its digest.
 
     Raises:
         ValueError: If a path has another suffix.
@@ -154,5 +156,6 @@ def save_figure(figure: Figure, paths: str | Path | Iterable[str | Path]) -> Non
     with mpl.rc_context(SVG_SETTINGS):
         for path in paths:
             file_format = path.suffix.lower().lstrip(".")
+            metadata = METADATA[file_format] | ({"Source": digest(recipe)} if recipe else {})
             with whole_file(path) as temporary:
-                figure.savefig(temporary, format=file_format, dpi="figure", metadata=METADATA[file_format])
+                figure.savefig(temporary, format=file_format, dpi="figure", metadata=metadata)
