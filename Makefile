@@ -52,7 +52,7 @@ $(READY): envs/requirements.lock pyproject.toml
 	@touch $@
 
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file envs/requirements.lock
+	uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file envs/requirements.lock
 
 clean:
 	rm -rf $(VENV)

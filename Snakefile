@@ -16,6 +16,7 @@ include: "workflow/rules/cone.smk"
 include: "workflow/rules/switching.smk"
 include: "workflow/rules/phase_diagram.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/resources.smk"
 include: "workflow/rules/records.smk"
 include: "workflow/rules/start.smk"
 
@@ -24,3 +25,4 @@ rule all:
     default_target: True
     input:
         rules.figures.input,
+        rules.collect_resources.output,

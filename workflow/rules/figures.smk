@@ -193,28 +193,28 @@ rule plot_phase_diagram:
 
 rule figures:
     input:
-        history_figures(),
-        chaos_figures(),
-        cone_figures(),
-        switching_figures(),
-        phase_diagram_figures(),
+        history_results(),
+        chaos_results(),
+        cone_results(),
+        switching_results(),
+        phase_diagram_results(),
 
 
 rule chaos:
     input:
-        chaos_figures(),
+        chaos_results(),
 
 
 rule cone:
     input:
-        cone_figures(),
+        cone_results(),
 
 
 rule switching:
     input:
-        switching_figures(),
+        switching_results(),
 
 
 rule phase_diagram:
     input:
-        phase_diagram_figures(),
+        phase_diagram_results(),

@@ -177,27 +177,47 @@ def figure_files(study_name, stems):
     return [f"results/{study_name}/figures/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
 
 
-def history_figures():
-    return [path for name in STUDIES for path in figure_files(name, ["history"])]
+# What a target makes: the collected netCDF files too, so that one that was deleted is made anew.
 
 
-def chaos_figures():
+def history_results():
+    return [path for name in STUDIES for path in (f"results/{name}/history.nc", *figure_files(name, ["history"]))]
+
+
+def chaos_results():
     return [
         path
         for name, study in STUDIES.items()
         if study.chaos
-        for kind in study.chaos.kinds
-        for path in figure_files(name, [f"{stem}_{kind}" for stem in CHAOS_FIGURES])
+        for stems in [[f"{stem}_{kind}" for stem in CHAOS_FIGURES for kind in study.chaos.kinds]]
+        for path in (f"results/{name}/chaos.nc", *figure_files(name, stems))
     ]
 
 
-def cone_figures():
-    return [path for name, study in STUDIES.items() if study.cone for path in figure_files(name, CONE_FIGURES)]
+def cone_results():
+    return [
+        path
+        for name, study in STUDIES.items()
+        if study.cone
+        for path in (f"results/{name}/cone.nc", *figure_files(name, CONE_FIGURES))
+    ]
 
 
-def switching_figures():
-    return [path for name, study in STUDIES.items() if study.switching for path in figure_files(name, ["switching"])]
+def switching_results():
+    return [
+        path
+        for name, study in STUDIES.items()
+        if study.switching
+        for path in (f"results/{name}/switching.nc", *figure_files(name, ["switching"]))
+    ]
 
 
-def phase_diagram_figures():
-    return [path for name in DIAGRAMS for path in figure_files(f"phase_diagram/{name}", PHASE_DIAGRAM_FIGURES)]
+def phase_diagram_results():
+    return [
+        path
+        for name in DIAGRAMS
+        for path in (
+            *(f"results/phase_diagram/{name}/{stem}.nc" for stem in ("relative_distance", "regime", "orientations")),
+            *figure_files(f"phase_diagram/{name}", PHASE_DIAGRAM_FIGURES),
+        )
+    ]

@@ -13,7 +13,7 @@ def expected_of(path):
         if not any(output.match(path) for output in rule.output):
             continue
         wildcards = Wildcards(fromdict=rule.get_wildcards(path))
-        parameters = tuple(value(wildcards) for value in rule.params)
+        parameters = tuple(value(wildcards) if callable(value) else value for value in rule.params)
         return Expected(rule.name, parameters, place_of(wildcards))
     return None
 

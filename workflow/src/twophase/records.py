@@ -15,8 +15,10 @@ from pathlib import Path
 
 from twophase.provenance import digest
 
-MADE_OTHERWISE = repr("by other settings or other code, or damaged")
+MADE_OTHERWISE = "made by other settings or other code, or damaged"
 HEAD = 65536  # bytes of a figure among which the digest of its recipe stands
+TAIL = 32  # bytes at the end of a figure, among which stands how a whole one ends
+ENDS = {".png": b"IEND", ".svg": b"</svg>", ".html": b"</html>"}
 RECORD_FORMAT_VERSION = 6
 
 
@@ -49,7 +51,11 @@ def restore_records(
     """
     unknown = {}
     for path in sorted(path for path in results.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        if not _vouched(persistence._read_record(str(path)), path) and (wanted := expected(str(path))):
+        record = persistence._read_record(str(path))
+        if _vouched(record, path):
+            continue
+        wanted = expected(str(path))
+        if wanted and not _known_to_differ(record, path, wanted):
             unknown[path] = wanted
     if unknown:
         progress(f"reading {len(unknown)} results of which Snakemake has no record, to see what made them")
@@ -61,10 +67,22 @@ def restore_records(
 
 
 def _vouched(record, path: Path) -> bool:
-    """Whether the record was made for the file as it is now."""
-    if record is None or record.endtime is None or record.params == [MADE_OTHERWISE]:
-        return False
-    return abs(record.endtime - path.stat().st_mtime) < 1e-3
+    """Whether the record was made for the file as it is now, by the job that wrote it or by us."""
+    return _fresh(record, path) and not any(MADE_OTHERWISE in parameter for parameter in record.params or [])
+
+
+def _known_to_differ(record, path: Path, wanted: Expected) -> bool:
+    """Whether it was found to be another file than this one when it was last read."""
+    return _fresh(record, path) and record.params == [_otherwise(wanted)]
+
+
+def _fresh(record, path: Path) -> bool:
+    return record is not None and record.endtime is not None and abs(record.endtime - path.stat().st_mtime) < 1e-3
+
+
+def _otherwise(wanted: Expected) -> str:
+    """The record's parameter of a file that was made otherwise; names what was wanted then."""
+    return repr(f"{MADE_OTHERWISE} (wanted: {digest(' '.join((*wanted.parameters, wanted.place)))})")
 
 
 def _write_record(persistence, path: Path, wanted: Expected, agrees: bool) -> None:
@@ -73,7 +91,7 @@ def _write_record(persistence, path: Path, wanted: Expected, agrees: bool) -> No
     time = path.stat().st_mtime
     record = MetadataRecord(
         rule=wanted.rule,
-        params=sorted(map(repr, wanted.parameters)) if agrees else [MADE_OTHERWISE],
+        params=sorted(map(repr, wanted.parameters)) if agrees else [_otherwise(wanted)],
         record_format_version=RECORD_FORMAT_VERSION,
         starttime=time,
         endtime=time,
@@ -118,7 +136,9 @@ def _text_carries(path: Path, wanted: Expected) -> bool:
 def _figure_carries(path: Path, wanted: Expected) -> bool:
     with path.open("rb") as file:
         head = file.read(HEAD)
-    return all(digest(text).encode() in head for text in wanted.parameters)
+        file.seek(max(0, path.stat().st_size - TAIL))
+        whole = ENDS.get(path.suffix, b"") in file.read()
+    return whole and all(digest(text).encode() in head for text in wanted.parameters)
 
 
 READERS = {".pt": _checkpoint_carries, ".nc": _dataset_carries, ".json": _text_carries}

@@ -1,0 +1,31 @@
+"""What the jobs took, when all else is done."""
+
+
+def result_folders():
+    return [f"results/{name}" for name in STUDIES] + [f"results/phase_diagram/{name}" for name in DIAGRAMS]
+
+
+rule collect_resources:
+    input:
+        rules.figures.input,
+    output:
+        html=report(
+            "results/resources.html",
+            caption="../report/resources.rst",
+            category="Resources",
+            labels={"figure": "Time and memory of the jobs"},
+        ),
+        table="results/resources.tsv",
+    log:
+        "results/logs/collect_resources.log",
+    localrule: True
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=canonical(
+            make_recipe(
+                "collect_resources", {"folders": result_folders()}, code_fingerprint(SCRIPTS / "collect_resources.py")
+            )
+        ),
+    script:
+        "../scripts/collect_resources.py"
