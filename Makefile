@@ -53,6 +53,7 @@ $(READY): envs/requirements.lock pyproject.toml
 
 lock:
 	uv pip compile pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --output-file envs/requirements.lock
+	sed -i "s/^# requirements.lock sha256:.*/# requirements.lock sha256: $$(sha256sum envs/requirements.lock | cut -d" " -f1)/" envs/twophase.yaml
 
 clean:
 	rm -rf $(VENV)

@@ -5,7 +5,11 @@ import pickle
 import struct
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -389,3 +393,41 @@ def test_a_pickle_with_another_digest_is_never_loaded(tmp_path, monkeypatch, no_
 def test_idx_arrays_have_their_sizes_in_front():
     header = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3])
     assert parse_idx(header + bytes(range(6))).tolist() == [[[0, 1, 2]], [[3, 4, 5]]]
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder in the place of Fashion-MNIST's servers, with tiny files in the place of the published ones."""
+    from torchvision.datasets import FashionMNIST
+
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    resources = []
+    for name, _ in FashionMNIST.resources:
+        shape = (6, 4, 4) if "images" in name else (6,)
+        values = random_pixels(*shape) if "images" in name else np.arange(6, dtype=np.uint8)
+        header = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape)
+        (folder / name).write_bytes(gzip.compress(header + values.tobytes()))
+        resources.append((name, hashlib.md5((folder / name).read_bytes()).hexdigest()))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder))
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(FashionMNIST, "resources", resources)
+    yield folder
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:40], lambda content: content[:-1] + b"\1"])
+def test_a_download_cut_off_or_altered_is_refused_and_fetched_again_next_time(mirror, tmp_path, damage):
+    served = mirror / "train-images-idx3-ubyte.gz"
+    published = served.read_bytes()
+    served.write_bytes(damage(published))
+    with pytest.raises(DataError, match=r"Downloading fashion_mnist failed .*put train-images-idx3-ubyte\.gz, "):
+        download("fashion_mnist", tmp_path / "downloads")
+    with pytest.raises(DataError):
+        read_images(Selection(source="fashion_mnist"), tmp_path / "downloads")
+    served.write_bytes(published)
+    download("fashion_mnist", tmp_path / "downloads")
+    images = read_images(Selection(source="fashion_mnist"), tmp_path / "downloads")
+    assert images.train_images.shape == (6, 4, 4, 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 from project import ROOT, Project
+from slurm_cluster import SlurmCluster, reason_not_to_run
 
 
 def tiny_study() -> dict:
@@ -29,3 +30,15 @@ def finished(tmp_path_factory) -> Project:
 def project(tmp_path: Path) -> Project:
     """One short study, nothing run yet."""
     return Project(tmp_path, {"short": bare_study()})
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """A SLURM cluster of two nodes on this machine; a test that breaks it calls ``start`` to mend it."""
+    reason = reason_not_to_run()
+    if reason:
+        pytest.skip(f"no SLURM cluster: {reason}")
+    cluster = SlurmCluster(tmp_path_factory.mktemp("cluster"))
+    cluster.start()
+    yield cluster
+    cluster.stop()

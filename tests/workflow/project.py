@@ -26,8 +26,15 @@ class Plan:
 
     @property
     def counts(self) -> Counter:
-        """Jobs a rule."""
-        return Counter({rule: len(files) for rule, files in self.outputs.items()})
+        """Jobs a rule, those of branches counted as ``advance``; the table of resources follows whatever runs."""
+        counts = Counter({rule: len(files) for rule, files in self.outputs.items() if rule != "collect_resources"})
+        if branches := counts.pop("advance_branch", 0):
+            counts["advance"] += branches
+        return counts
+
+    def files(self) -> set[str]:
+        """First output of each job."""
+        return {path for paths in self.outputs.values() for path in paths}
 
 
 class Project:

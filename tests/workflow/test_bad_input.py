@@ -91,11 +91,10 @@ def test_truncated_checkpoint_is_named(project, kept):
     assert "results/short/seed0/parent/step0.pt is truncated, damaged or not a checkpoint" in text
 
 
-def test_results_of_other_settings_are_refused_without_snakemakes_records(project):
+def test_results_of_other_settings_are_refused_where_snakemake_is_told_to_look_at_file_times_only(project):
     project.snakemake("--cores", "2", "results/short/seed0/parent/step0.pt")
-    (project.folder / ".snakemake").rename(project.folder / "lost")
     project.config["studies"]["short"]["optimizer"]["learning_rate"] = 0.07
     project.write_config(project.config)
-    text = message_of(project, "results/short/seed0/parent/step5.pt")
+    text = message_of(project, "--rerun-triggers", "mtime", "--", "results/short/seed0/parent/step5.pt")
     assert "was made by other settings or other code" in text
     assert "settings.optimizer.learning_rate: file has 0.05, expected 0.07" in text

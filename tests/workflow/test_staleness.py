@@ -157,7 +157,12 @@ def without_zeros(counts: dict) -> dict:
 
 
 def test_nothing_edited_nothing_runs(finished):
-    assert finished.plan().counts == {}
+    assert finished.plan().outputs == {}
+
+
+def test_the_table_of_resources_follows_whatever_runs(finished):
+    config = finished.edited(set_value("figures", {"dpi": 70}))
+    assert finished.plan(config).outputs["collect_resources"] == ["results/resources.html"]
 
 
 @pytest.mark.parametrize("name", EDITS)

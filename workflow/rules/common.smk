@@ -8,6 +8,14 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+# The library beside this file, for the Snakefile and for the jobs, whatever environment these run in.
+LIBRARY = str(Path(workflow.basedir) / "workflow" / "src")
+if LIBRARY not in sys.path:
+    sys.path.insert(0, LIBRARY)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [LIBRARY, *(place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place not in ("", LIBRARY))]
+)
+
 from twophase.config import read_config
 from twophase.errors import ConfigError
 from twophase.estimates import StudyEstimates, tile_work

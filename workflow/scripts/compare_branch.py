@@ -20,7 +20,10 @@ def main(smk):
 
         def network_run(name, step, path):
             start = load_start(path, upstream, seed, device, job.log)
-            return run_at(data, upstream["settings"], seed=seed, trajectory=name, step=step, start=start)[0]
+            progress = job.progress(step - start.step, f"steps of {name}")
+            return run_at(
+                data, upstream["settings"], seed=seed, trajectory=name, step=step, start=start, progress=progress
+            )[0]
 
         pairs = (
             (t1, network_run(PARENT, t1, parent), network_run(trajectory, t1, branch))

@@ -19,7 +19,10 @@ def main(smk):
         data = load_data(smk.input.data, upstream, device)
         seed, step = int(smk.wildcards.seed), int(smk.wildcards.step)
         start = load_start(smk.input.start, upstream, seed, device, job.log)
-        run, _ = run_at(data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=start)
+        replay = job.progress(step - start.step)
+        run, _ = run_at(
+            data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=start, progress=replay
+        )
         probe = class_balanced_examples(data.train_labels, job.settings["probe_examples"])
         run.network.eval()
         kernel = empirical_ntk(

@@ -23,12 +23,20 @@ def main(smk):
 
         def parent_at(step, path):
             start = load_start(path, upstream, seed, device, job.log)
-            return run_at(data, settings, seed=seed, trajectory=PARENT, step=step, start=start)[0]
+            progress = job.progress(step - start.step, "steps of the parent")
+            return run_at(data, settings, seed=seed, trajectory=PARENT, step=step, start=start, progress=progress)[0]
 
         def linearized_at(step, path):
             start = load_linearized_start(path, recipe, seed, device, job.log)
             return linearized_run_at(
-                data, settings, recipe["settings"], seed=seed, switch=switch, step=step, start=start
+                data,
+                settings,
+                recipe["settings"],
+                seed=seed,
+                switch=switch,
+                step=step,
+                start=start,
+                progress=job.progress(step - start.step),
             )[0]
 
         steps = anchors_from(switch.switch_step, **job.settings["anchors"])

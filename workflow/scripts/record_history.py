@@ -21,7 +21,9 @@ def main(smk):
         seeds, steps = job.settings["seeds"], job.settings["steps"]
         losses, test_losses, accuracies = ({seed: [] for seed in seeds} for _ in range(3))
         owners = [(seed, step) for seed in seeds for step in steps]
-        for (seed, step), path in zip(owners, smk.input.checkpoints, strict=True):
+        progress = job.progress(len(owners), "checkpoints")
+        for number, ((seed, step), path) in enumerate(zip(owners, smk.input.checkpoints, strict=True)):
+            progress(number)
             checkpoint = load_start(path, upstream, seed, device, job.log)
             run, _ = run_at(data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=checkpoint)
             logits = logits_of(run.network, data.test_images)
