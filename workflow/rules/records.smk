@@ -9,12 +9,17 @@ from twophase.records import Expected, restore_records
 
 def expected_of(path):
     """What a result must carry by the config as it is now; None for a file that no rule makes, or of no study."""
-    for rule in workflow.rules:
-        if not any(output.match(path) for output in rule.output):
+    for maker in workflow.rules:
+        if not any(output.match(path) for output in maker.output):
             continue
-        wildcards = Wildcards(fromdict=rule.get_wildcards(path))
-        parameters = tuple(value(wildcards) if callable(value) else value for value in rule.params)
-        return Expected(rule.name, parameters, place_of(wildcards))
+        wildcards = Wildcards(fromdict=maker.get_wildcards(path))
+        parameters = tuple(value(wildcards) if callable(value) else value for value in maker.params)
+        return Expected(
+            maker.name,
+            parameters,
+            place_of(wildcards),
+            inputs=lambda: [str(file) for file in maker.expand_input(wildcards)[0]],
+        )
     return None
 
 

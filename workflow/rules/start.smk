@@ -10,19 +10,31 @@ def say(message):
     print(f"twophase: {message}", file=sys.stderr, flush=True)
 
 
+def size_text(size):
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def check_disk():
     """Say how much disk the finished studies take; refuse to start if what is missing has no room."""
     missing = 0
     for name in STUDIES:
         sizes = estimates(name).disk_bytes(keep_checkpoints=CONFIG.keep_checkpoints)
         there = sum(path.stat().st_size for path in Path(f"results/{name}").rglob("*") if path.is_file())
-        missing += max(0, sum(sizes.values()) - there)
-        parts = ", ".join(f"{what} {size / 1e6:,.0f} MB" for what, size in sizes.items())
-        say(f"{name} takes {sum(sizes.values()) / 1e9:.1f} GB of disk when it is finished ({parts})")
-    free = shutil.disk_usage(".").free
+        parts = ", ".join(f"{what} {size_text(size)}" for what, size in sizes.items())
+        if estimates(name).assumed:
+            parts += f"; a network of your own is taken to have {estimates(name).network.parameters:,} parameters"
+        else:
+            missing += max(0, sum(sizes.values()) - there)
+        say(f"{name} takes {size_text(sum(sizes.values()))} of disk when it is finished ({parts})")
+    results = Path("results").resolve()  # may be a link to another disk
+    if results.exists() and not os.access(results, os.W_OK):
+        raise WorkflowError(
+            f"{results} can't be written to; mount it for writing, or give yourself the right to write."
+        )
+    free = shutil.disk_usage(results if results.exists() else ".").free
     if missing > free:
         raise WorkflowError(
-            f"The studies need {missing / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free here. Set keep_checkpoints: "
+            f"The studies need {size_text(missing)} more, {size_text(free)} are free here. Set keep_checkpoints: "
             "false, a larger training.checkpoint_every or fewer seeds, or put results/ on a larger disk (a link)."
         )
 
@@ -34,14 +46,22 @@ def say_time(jobs):
         for job in jobs
         if {"study", "diagram"} & set(job.wildcards.keys()) and not job.is_local
     )
-    say(f"{len(jobs)} jobs, {seconds / 3600:.1f} hours of one device at device_speed {CONFIG.device_speed:g}, or less")
+    say(
+        f"{len(jobs)} jobs, at most about {seconds / 3600:.2g} hours of one device "
+        f"(device_speed {CONFIG.device_speed:g}), besides the starts of jobs"
+    )
 
 
 def check_scheduler(jobs):
     """On SLURM: refuse jobs that no partition takes, cancel those that a killed run left behind."""
+    import snakemake_executor_plugin_slurm as plugin
     from snakemake_executor_plugin_slurm.partitions import read_partition_file
 
     settings = workflow.executor_settings
+    if settings.status_command == "squeue":
+        # When the controller doesn't answer at once, the plugin turns to sacct, which knows no jobs where squeue was
+        # chosen for want of a database; after a round of failures it would forget its jobs and wait for ever.
+        plugin.is_query_tool_available = lambda tool: tool != "sacct"
     partitions = read_partition_file(settings.partition_config) if settings.partition_config else []
 
     def partition_of(job):
@@ -49,8 +69,10 @@ def check_scheduler(jobs):
         fitting = {name: score for name, score in scores.items() if score is not None}
         return job.resources.get("slurm_partition") or max(fitting, key=fitting.get, default=None)
 
+    # Without a list of partitions, a job that names none goes to SLURM's own default.
+    submitted = [job for job in jobs if not job.is_local and (partitions or job.resources.get("slurm_partition"))]
     try:
-        check_limits([job for job in jobs if not job.is_local], partition_of, str(settings.partition_config))
+        check_limits(submitted, partition_of, str(settings.partition_config))
         if RUNNING and settings.jobname_prefix:
             cancelled = cancel_left_over_jobs(settings.jobname_prefix, Path.cwd())
             if cancelled:

@@ -75,6 +75,11 @@ class StudyEstimates:
         return size or USERS_NETWORK
 
     @property
+    def assumed(self) -> bool:
+        """Whether the network's size is an assumption."""
+        return ":" in self.study.model.name
+
+    @property
     def bytes_per_number(self) -> int:
         """Of weights and images."""
         return 8 if self.study.training.dtype == "float64" else 4

@@ -7,10 +7,12 @@ that was written again after its record, is read: if it is whole and carries wha
 as its record, else one that says that it was made otherwise, which makes Snakemake run its rule again.
 """
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from twophase.provenance import digest
@@ -24,11 +26,15 @@ RECORD_FORMAT_VERSION = 6
 
 @dataclass(frozen=True)
 class Expected:
-    """What a result must carry: the texts of its rule's parameters, and in a netCDF file its place in the study."""
+    """What a result must carry: the texts of its rule's parameters, and in a netCDF file its place in the study.
+
+    ``inputs`` gives the files from which its rule makes it.
+    """
 
     rule: str
     parameters: tuple[str, ...]
     place: str
+    inputs: Callable[[], list[str]] = list
 
 
 def restore_records(
@@ -59,11 +65,24 @@ def restore_records(
             unknown[path] = wanted
     if unknown:
         progress(f"reading {len(unknown)} results of which Snakemake has no record, to see what made them")
-    agrees = {}
+    agrees = {path: carries(path, wanted) for path, wanted in unknown.items()}
+    checksum = cache(_checksum)
     for path, wanted in unknown.items():
-        agrees[str(path)] = carries(path, wanted)
-        _write_record(persistence, path, wanted, agrees[str(path)])
-    return agrees
+        checksums = _of_newer_inputs(path, wanted, checksum) if agrees[path] else {}
+        _write_record(persistence, path, wanted, agrees[path], checksums)
+    return {str(path): agreed for path, agreed in agrees.items()}
+
+
+def _of_newer_inputs(path: Path, wanted: Expected, checksum: Callable[[Path], str]) -> dict[str, str]:
+    """By these Snakemake knows that an input is newer by its time alone (copied, or the clock set), not by content."""
+    time = path.stat().st_mtime
+    inputs = [Path(name) for name in wanted.inputs()]
+    return {str(one): checksum(one) for one in inputs if one.is_file() and one.stat().st_mtime > time}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _vouched(record, path: Path) -> bool:
@@ -85,7 +104,7 @@ def _otherwise(wanted: Expected) -> str:
     return repr(f"{MADE_OTHERWISE} (wanted: {digest(' '.join((*wanted.parameters, wanted.place)))})")
 
 
-def _write_record(persistence, path: Path, wanted: Expected, agrees: bool) -> None:
+def _write_record(persistence, path: Path, wanted: Expected, agrees: bool, checksums: dict[str, str]) -> None:
     from snakemake.persistence import MetadataRecord
 
     time = path.stat().st_mtime
@@ -96,6 +115,7 @@ def _write_record(persistence, path: Path, wanted: Expected, agrees: bool) -> No
         starttime=time,
         endtime=time,
         incomplete=False,
+        input_checksums=checksums,
     )
     persistence._write_record(str(path), record)
 

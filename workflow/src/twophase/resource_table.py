@@ -91,11 +91,8 @@ def _summary(jobs: pd.DataFrame, study: str, stage: str) -> pd.DataFrame:
 def to_html(table: pd.DataFrame, *, title: str, mark: str) -> str:
     """The table as a page of its own; ``mark`` is kept in a comment."""
     formats = {"hours": "{:.3f}", "longest": "{:.0f}", "memory": "{:.0f}", "gpu_memory": "{:.0f}", "load": "{:.2f}"}
-    body = table.to_html(
-        header=list(COLUMNS.values()),
-        formatters={name: text.format for name, text in formats.items()},
-        na_rep="",
-        border=0,
+    body = table.rename(columns=COLUMNS).to_html(
+        formatters={COLUMNS[name]: text.format for name, text in formats.items()}, na_rep="", border=0
     )
     head = f"<meta charset='utf-8'><title>{title}</title><style>{STYLE}</style>"
     return f"<!doctype html><!-- {mark} --><html><head>{head}</head><body><h1>{title}</h1>\n{body}\n</body></html>\n"

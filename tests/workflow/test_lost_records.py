@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -74,13 +75,22 @@ def test_a_changed_byte_is_noticed_by_its_time_or_by_the_job_that_reads_it(copie
     path = copied.folder / "results/tiny" / name
     before = path.stat()
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
+    content[byte_of_a_number(path)] ^= 0xFF
     path.write_bytes(content)
     assert f"results/tiny/{name}" in str(copied.plan().outputs)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     reader = {"data.nc": "record_history", "seed0/entk/step6.nc": "measure_cone"}.get(name, "record_history")
     without_records = copied.snakemake("--cores", "2", "--forcerun", reader, check=False)
     assert without_records.returncode == 0 or name in without_records.stdout
+
+
+def byte_of_a_number(path: Path) -> int:
+    """Where a byte lies that is no padding."""
+    if path.suffix == ".nc":
+        return path.stat().st_size // 2
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    return path.read_bytes().index(zipfile.ZipFile(path).read(largest)) + largest.file_size // 2
 
 
 def test_a_copy_of_a_neighbours_file_is_noticed(copied):
