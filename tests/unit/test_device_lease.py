@@ -161,12 +161,12 @@ def test_no_two_jobs_share_a_slot_over_hundreds_of_starts_and_kills(tmp_path, sl
     jobs: list[subprocess.Popen] = []
     for number in range(150):
         jobs.append(start(tmp_path, str(number), devices="0,1,2,3", slots=slots, seconds=choose.uniform(0.0, 0.1)))
-        if number % 3 == 0:
-            victim = choose.randrange(len(jobs))
-            if jobs[victim].poll() is None:
-                jobs[victim].send_signal(signal.SIGKILL)
-        while sum(job.poll() is None for job in jobs) > 16:
+        alive = [job for job in jobs if job.poll() is None]
+        if number % 5 == 0:
+            choose.choice(alive).send_signal(signal.SIGKILL)
+        while len(alive) > 16:
             time.sleep(0.005)
+            alive = [job for job in alive if job.poll() is None]
     ends = [job.wait(timeout=300) for job in jobs]
     assert set(ends) == {0, -signal.SIGKILL}
     assert ends.count(0) > 100

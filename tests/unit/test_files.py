@@ -1,5 +1,7 @@
 import errno
 import os
+import platform
+import subprocess
 import time
 
 import pytest
@@ -103,3 +105,17 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one_not_what_another_o
     with whole_file(path) as temporary:
         temporary.write_text("all")
     assert sorted(os.listdir(tmp_path)) == [young.name, other.name, path.name]
+
+
+def test_what_a_dead_process_of_this_machine_left_is_removed_at_once(tmp_path):
+    path = tmp_path / "step5.pt"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".step5.{platform.node()}-{dead.pid}-00000000.pt"
+    alive = tmp_path / f".step5.{platform.node()}-{os.getpid()}-11111111.pt"
+    elsewhere = tmp_path / f".step5.another.machine-{dead.pid}-22222222.pt"
+    for file in (left, alive, elsewhere):
+        file.write_text("half")
+    with whole_file(path) as temporary:
+        temporary.write_text("all")
+    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, elsewhere.name, path.name])

@@ -1,8 +1,10 @@
 """What is said and checked when a run starts: its disk, its time, and on SLURM whether its jobs can run at all."""
 
 import shutil
+import time
 
 from twophase.errors import SchedulerError
+from twophase.stale_locks import held_elsewhere
 from twophase.slurm import cancel_left_over_jobs, check_limits
 
 
@@ -81,7 +83,25 @@ def check_scheduler(jobs):
         raise WorkflowError(str(error)) from None
 
 
+def wait_for_the_folder():
+    """Hold the lock of `twophase.stale_locks` before the first job starts, and until this process ends.
+
+    Snakemake's own lock is ours by now. Whoever had this one, a dry run or a report, may have kept us from taking it;
+    without it the next Snakemake would take our locks for those of a dead one.
+    """
+    global RUNNING
+    for attempt in range(60):
+        RUNNING = RUNNING or clear_stale_locks(Path(".snakemake"), remove=False)
+        if RUNNING or not held_elsewhere(Path(".snakemake")):  # where there are no locks, there is none to wait for
+            return
+        if attempt == 0:
+            say("another Snakemake (a dry run, a report) works in this folder; waiting for it to end")
+        time.sleep(1.0)
+    raise WorkflowError("Another Snakemake (a dry run, a report) works in this folder; start again when it has ended.")
+
+
 onstart:
+    wait_for_the_folder()
     needed = list(workflow.dag.needrun_jobs())
     check_disk()
     say_time(needed)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -109,7 +110,7 @@ def _take(devices: dict[str, str], count: int, jobs_per_device: int, waiting: Ca
 def _free_slots(folder: Path, devices: dict[str, str], count: int, jobs_per_device: int) -> dict[str, FileLock]:
     """Locks by device: all that were asked for, or none, so that jobs that want several don't wait for each other."""
     locks: dict[str, FileLock] = {}
-    with FileLock(folder / "choosing.lock"):
+    with FileLock(folder / "choosing.lock") if count > 1 else nullcontext():
         for slot in range(jobs_per_device):
             for device, identity in devices.items():
                 if device in locks or len(locks) == count:

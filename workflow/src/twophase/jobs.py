@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,11 +89,13 @@ def logged_job(smk) -> Iterator[Job]:
             log.exception("error: unexpected")
         else:
             log.error("error: %s", message)
-            log.handlers[0].stream.write(traceback.format_exc())
+            with suppress(OSError):
+                log.handlers[0].stream.write(traceback.format_exc())
         sys.exit(1)
     finally:
         for handler in log.handlers:
-            handler.close()
+            with suppress(OSError):  # the log's disk is full; stderr has the message
+                handler.close()
 
 
 class Terminated(BaseException):
@@ -119,6 +121,7 @@ def _terminated_by_signal() -> Iterator[None]:
 
 def _open_log(path: Path, rule: str) -> logging.Logger:
     path.parent.mkdir(parents=True, exist_ok=True)
+    logging.raiseExceptions = False  # a log that can't be written, its disk being full, is no reason to fail
     log = logging.getLogger(f"twophase.{rule}")
     log.setLevel(logging.INFO)
     log.propagate = False

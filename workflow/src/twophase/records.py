@@ -68,16 +68,11 @@ def restore_records(
     agrees = {path: carries(path, wanted) for path, wanted in unknown.items()}
     checksum = cache(_checksum)
     for path, wanted in unknown.items():
-        checksums = _of_newer_inputs(path, wanted, checksum) if agrees[path] else {}
+        # By these Snakemake knows that an input is newer by its time alone (copied, the clock set), not by content.
+        inputs = [Path(name) for name in wanted.inputs()] if agrees[path] else []
+        checksums = {str(one): checksum(one) for one in inputs if one.is_file()}
         _write_record(persistence, path, wanted, agrees[path], checksums)
     return {str(path): agreed for path, agreed in agrees.items()}
-
-
-def _of_newer_inputs(path: Path, wanted: Expected, checksum: Callable[[Path], str]) -> dict[str, str]:
-    """By these Snakemake knows that an input is newer by its time alone (copied, or the clock set), not by content."""
-    time = path.stat().st_mtime
-    inputs = [Path(name) for name in wanted.inputs()]
-    return {str(one): checksum(one) for one in inputs if one.is_file() and one.stat().st_mtime > time}
 
 
 def _checksum(path: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 
-def clear_stale_locks(state_folder: Path) -> BaseFileLock | None:
+def clear_stale_locks(state_folder: Path, *, remove: bool = True) -> BaseFileLock | None:
     """Mark this process as one that uses a working folder, and remove Snakemake's locks if no other one does.
 
     Snakemake's own locks are plain files, which outlive a process that is killed; a run started after that would
@@ -14,17 +14,29 @@ def clear_stale_locks(state_folder: Path) -> BaseFileLock | None:
 
     Args:
         state_folder: Snakemake's folder ``.snakemake``.
+        remove: Whether to remove Snakemake's locks; not once it has made its own.
 
     Returns:
-        The lock, to be kept as long as the process lives; None if another process has it, or the folder can't be
-        written to.
+        The lock, to be kept as long as the process lives; None if another process has it, if the folder can't be
+        written to, or its file system has no locks.
     """
     lock = FileLock(state_folder / "twophase.lock", timeout=0)
     try:
         state_folder.mkdir(exist_ok=True)
         lock.acquire()
-    except (Timeout, OSError):
+    except (Timeout, OSError, NotImplementedError):  # the last: a file system without locks
         return None
-    for path in (state_folder / "locks").glob("*.lock"):
+    for path in (state_folder / "locks").glob("*.lock") if remove else ():
         path.unlink(missing_ok=True)
     return lock
+
+
+def held_elsewhere(state_folder: Path) -> bool:
+    """Whether another process holds the lock of a working folder; False where its file system has no locks."""
+    try:
+        with FileLock(state_folder / "twophase.lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
