@@ -29,6 +29,11 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+
+def say(message):
+    print(f"twophase: {message}", file=sys.stderr, flush=True)
+
+
 RUNNING = clear_stale_locks(Path(".snakemake")) if workflow.is_main_process else None
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"

@@ -29,5 +29,5 @@ if workflow.is_main_process and RUNNING and Path("results").is_dir():
         FilePersistence(nolock=True),
         Path("results"),
         expected_of,
-        progress=lambda message: print(f"twophase: {message}", file=sys.stderr),
+        progress=say,
     )

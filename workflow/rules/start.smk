@@ -4,12 +4,8 @@ import shutil
 import time
 
 from twophase.errors import SchedulerError
-from twophase.stale_locks import held_elsewhere
 from twophase.slurm import cancel_left_over_jobs, check_limits
-
-
-def say(message):
-    print(f"twophase: {message}", file=sys.stderr, flush=True)
+from twophase.stale_locks import held_elsewhere
 
 
 def size_text(size):
@@ -35,9 +31,10 @@ def check_disk():
         )
     free = shutil.disk_usage(results if results.exists() else ".").free
     if missing > free:
+        deleting = "keep_checkpoints: false, " if CONFIG.keep_checkpoints else ""
         raise WorkflowError(
-            f"The studies need {size_text(missing)} more, {size_text(free)} are free here. Set keep_checkpoints: "
-            "false, a larger training.checkpoint_every or fewer seeds, or put results/ on a larger disk (a link)."
+            f"The studies need {size_text(missing)} more, {size_text(free)} are free here. Set {deleting}a larger "
+            "training.checkpoint_every or fewer seeds, or put results/ on a larger disk (a link)."
         )
 
 

@@ -25,8 +25,8 @@ MULTIPLY_ADDS_PER_SECOND = 10e9
 SECONDS_PER_STEP = 2e-3  # whatever the network
 SECONDS_PER_JOB = 15.0  # start of Snakemake, Python and PyTorch, on a busy machine
 BACKWARD = 3  # multiply-adds of a training step over those of a forward pass
-LINEARIZED = 3  # a linearised step over an ordinary one; measured: 1.7 to 2.6
-SECONDS_PER_NEURON = 7e-6  # of a two-layer network's flow, for each example and input; measured: 3e-6 to 7e-6
+LINEARIZED = 2  # a linearised step over an ordinary one; measured: 1.6 to 1.7 (benchmarks/linearized_step.py)
+SECONDS_PER_NEURON = 7e-6  # of a two-layer flow, for each example and input; measured: 1e-6 (images), 7e-6 (points)
 MARGIN = 2  # limit over estimate
 
 # Megabytes. Measured on a CPU: 550 to 860 for the default study's jobs; on SLURM two more Snakemakes run beside a job.
