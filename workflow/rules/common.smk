@@ -12,9 +12,8 @@ from snakemake.exceptions import WorkflowError
 LIBRARY = str(Path(workflow.basedir) / "workflow" / "src")
 if LIBRARY not in sys.path:
     sys.path.insert(0, LIBRARY)
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [LIBRARY, *(place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place not in ("", LIBRARY))]
-)
+OTHERS = [place for place in (os.getenv("PYTHONPATH") or "").split(os.pathsep) if place not in ("", LIBRARY)]
+os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *OTHERS]))
 
 from twophase.config import read_config
 from twophase.errors import ConfigError

@@ -221,3 +221,7 @@ def phase_diagram_results():
             *figure_files(f"phase_diagram/{name}", PHASE_DIAGRAM_FIGURES),
         )
     ]
+
+
+def result_folders():
+    return [f"results/{name}" for name in STUDIES] + [f"results/phase_diagram/{name}" for name in DIAGRAMS]

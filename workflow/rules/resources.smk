@@ -1,10 +1,6 @@
 """What the jobs took, when all else is done."""
 
 
-def result_folders():
-    return [f"results/{name}" for name in STUDIES] + [f"results/phase_diagram/{name}" for name in DIAGRAMS]
-
-
 rule collect_resources:
     input:
         rules.figures.input,
