@@ -18,7 +18,7 @@ from torch import nn
 from twophase import allocator
 from twophase.allocator import freed_memory_kept
 from twophase.differentiation.functional import FunctionalNetwork
-from twophase.entk import empirical_ntk, engine, layer_kernels
+from twophase.entk import empirical_ntk, engine, layer_kernels, memory
 from twophase.entk.inspection import inspect
 from twophase.entk.memory import measure_footprint
 from twophase.entk.plan import Blocks, ResultMemory, Sizes, cut, make_plan
@@ -196,6 +196,20 @@ def processes():
     ("name", "examples", "factors"),
     [("conv", 10, (1.2, 4, 1e3)), ("perceptron", 20, (1, 1.2, 1e3)), ("transformer", 6, (1, 2, 1e3))],
 )
+def test_the_limit_of_a_control_group_above_the_process_counts(tmp_path, monkeypatch):
+    own = next((line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), None)
+    if own is None:
+        pytest.skip("no control groups of version 2")
+    folder = tmp_path / own.removeprefix("0::").lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text("max\n")
+    monkeypatch.setattr(memory, "CONTROL_GROUPS", tmp_path)
+    free = memory.default_budget(torch.device("cpu"))
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert memory.default_budget(torch.device("cpu")) == 1_000_000 < free
+
+
 def test_memory_stays_within_the_budget(processes, name, examples, factors, kernel):
     rows = processes.apply(peaks, (name, examples, factors), {"kernel": kernel})
     for budget, growth, _, difference in rows:

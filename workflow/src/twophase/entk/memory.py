@@ -1,6 +1,7 @@
 """How much memory the engine may take, and the blocks that keep it within that."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from twophase.differentiation.functional import FunctionalNetwork
 
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
 CPU_SHARE = 0.25  # of the available memory: other jobs run beside this one
 CUDA_SHARE = 0.5  # of the device's free memory
 PIECE = 32  # examples differentiated together at most: more took no less time on the CPU
@@ -64,12 +66,29 @@ def default_budget(device: torch.device) -> int:
 
 
 def _available_memory() -> int:
-    """Bytes of main memory that can be had without swapping."""
+    """Bytes of main memory that can be had without swapping, within what SLURM or a container allows."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
+        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024
     except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return min([available, *_left_in_control_groups()])
+
+
+def _left_in_control_groups() -> list[int]:
+    """What the process's control group (version 2) and those above it have left, where they have a limit."""
+    try:
+        own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    group = CONTROL_GROUPS / own.removeprefix("0::").lstrip("/")
+    left = []
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(CONTROL_GROUPS):
+            break
+        with suppress(OSError, ValueError):  # no limit ("max"), no such file at the root
+            left.append(int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+    return left
 
 
 def measure_footprint(network: FunctionalNetwork, example: Tensor) -> Footprint:
