@@ -772,6 +772,12 @@ MADE["measure_tile"] = make_recipe("measure_tile", EXACTNESS, "b", data=MADE["pr
 MAP = {"gamma": [0.5, 0.75, 1.5], "gamma_prime": [-0.25, 0.0, 0.5], "widths": [8, 24], "seeds": [0, 3]}
 
 
+class Named(dict):
+    """Resources or wildcards as Snakemake hands them to a script: a mapping with attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
 class Project:
     """A folder with the examples, and scripts to run in it."""
 
@@ -790,8 +796,8 @@ class Project:
             input=SimpleNamespace(**job["input"]),
             output=SimpleNamespace(**{name: str(path) for name, path in output.items()}),
             params=SimpleNamespace(recipe=canonical(job["recipe"]), **params),
-            resources=SimpleNamespace(flow_memory_mb=200),
-            wildcards=SimpleNamespace(diagram="map", tile="gamma0.5_gamma_prime0"),
+            resources=Named(flow_memory_mb=200),
+            wildcards=Named(diagram="map", tile="gamma0.5_gamma_prime0"),
         )
         (script or load_script(rule)).main(smk)
 

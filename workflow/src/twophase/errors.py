@@ -25,7 +25,7 @@ class DeviceError(TwophaseError):
     """There is no such device, or its memory is exhausted."""
 
 
-class DiskError(TwophaseError):
+class DiskError(TwophaseError, OSError):
     """A file can't be written: no space, no permission, or a disk that fails."""
 
 
