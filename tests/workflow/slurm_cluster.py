@@ -25,6 +25,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+# Daemons lie where many users' paths, and those of CI, don't lead.
+os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch")
 PACKAGES = ("slurm-wlm", "munge")
 NODES = ("cpu0", "gpu0")

@@ -175,7 +175,7 @@ def test_only_the_new_step_only_the_new_branches(finished):
     plan = finished.plan(finished.edited(EDITS["one more kernel step"][0]))
     assert sorted(plan.outputs["compute_entk"]) == [f"results/tiny/seed{s}/entk/step15.nc" for s in (0, 1)]
     plan = finished.plan(finished.edited(EDITS["one more t0"][0]))
-    assert all(re.search(r"/(control|gaussian_norm0.01_draw0)_at12/", path) for path in plan.outputs["advance"])
+    assert all(re.search(r"/(control|gaussian_norm0.01_draw0)_at12/", path) for path in plan.outputs["advance_branch"])
     plan = finished.plan(finished.edited(EDITS["a longer run"][0]))
     assert sorted(plan.outputs["advance"]) == [
         f"results/tiny/seed{seed}/parent/step{step}.pt" for seed in (0, 1) for step in (30, 40)
