@@ -43,11 +43,12 @@ def say_time(jobs):
     seconds = sum(
         work_of(job.rule.name, job.wildcards).seconds / (CONFIG.device_speed if job.resources.get("gpu") else 1)
         for job in jobs
-        if {"study", "diagram"} & set(job.wildcards.keys()) and not job.is_local
+        if "runtime" in job.rule.resources and job.wildcards  # what takes seconds has no limit of its own
     )
+    time_text = f"{seconds / 3600:.0f} hours" if seconds > 7200 else f"{seconds / 60:.0f} minutes"
     say(
-        f"{len(jobs)} jobs, at most about {seconds / 3600:.2g} hours of one device "
-        f"(device_speed {CONFIG.device_speed:g}), besides the starts of jobs"
+        f"{len(jobs)} jobs, at most about {time_text} of one device (device_speed {CONFIG.device_speed:g}), "
+        "besides the starts of jobs"
     )
 
 
