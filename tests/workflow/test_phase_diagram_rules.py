@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,23 @@ def copied(finished, tmp_path) -> Project:
 
 def edited(project: Project, **values) -> dict:
     return project.edited(lambda config: config["phase_diagrams"]["tiny_line"].update(values))
+
+
+def limits_of_time(project: Project, speed: float) -> list[int]:
+    """Minutes of each tile, of a map so large that they count."""
+    large = edited(project, widths=[10_000_000]) | {"device_speed": speed}
+    project.write_config(large)
+    text = project.snakemake("--dry-run", "--cores", "2", "--forcerun", "measure_tile").stdout
+    project.write_config(project.config)
+    jobs = re.findall(r"^rule measure_tile:\n((?:    .*\n)*)", text, re.MULTILINE)
+    return [int(re.search(r"runtime=(\d+)", job)[1]) for job in jobs]
+
+
+def test_a_fast_device_for_networks_leaves_the_limit_of_a_tile_on_the_cpu(copied):
+    slow, fast = limits_of_time(copied, 1), limits_of_time(copied, 20)
+    assert len(slow) == 4
+    assert min(slow) > 20  # the estimate's part outweighs that of the start
+    assert fast == slow
 
 
 def distances(project: Project) -> xr.Dataset:

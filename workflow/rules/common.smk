@@ -17,7 +17,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *OTHERS]))
 
 from twophase.config import read_config
 from twophase.errors import ConfigError
-from twophase.estimates import StudyEstimates, tile_work
+from twophase.estimates import NETWORK_RULES, StudyEstimates, tile_work
 from twophase.phase_diagram.grid import TILE_PATTERN
 from twophase.provenance import canonical, code_fingerprint, make_recipe
 from twophase.stale_locks import clear_stale_locks
@@ -87,9 +87,14 @@ def work_of(rule_name, wildcards):
     return tile_work(CONFIG.phase_diagrams[wildcards.diagram], wildcards.get("tile"))
 
 
+def speed_of(rule_name):
+    """How many times as fast as one core the rule's device is; rules without networks stay on the CPU."""
+    return CONFIG.device_speed if rule_name in NETWORK_RULES else 1
+
+
 def limit_of_time(rule_name):
     """A resource function: minutes, more at each attempt."""
-    return lambda wildcards, attempt: work_of(rule_name, wildcards).limit_minutes(CONFIG.device_speed) * attempt
+    return lambda wildcards, attempt: work_of(rule_name, wildcards).limit_minutes(speed_of(rule_name)) * attempt
 
 
 def limit_of_memory(rule_name, more=0):

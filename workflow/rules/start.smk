@@ -41,7 +41,7 @@ def check_disk():
 def say_time(jobs):
     """Say how long the jobs take, roughly."""
     seconds = sum(
-        work_of(job.rule.name, job.wildcards).seconds / (CONFIG.device_speed if job.resources.get("gpu") else 1)
+        work_of(job.rule.name, job.wildcards).seconds / speed_of(job.rule.name)
         for job in jobs
         if "runtime" in job.rule.resources and job.wildcards  # what takes seconds has no limit of its own
     )

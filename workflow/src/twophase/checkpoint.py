@@ -60,8 +60,8 @@ def restore(run: TrainingRun, checkpoint: Checkpoint) -> None:
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all."""
-    with whole_file(Path(path)) as temporary:
-        torch.save(asdict(checkpoint), temporary)
+    with whole_file(Path(path)) as temporary, temporary.open("wb") as file:  # given a path, it stores the path's name
+        torch.save(asdict(checkpoint), file)
 
 
 def load_checkpoint(path: Path | str, *, recipe: dict, seed: int) -> Checkpoint:
