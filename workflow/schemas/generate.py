@@ -33,6 +33,7 @@ SECTIONS = {
     config.Chaos: "studies.NAME.chaos",
     config.Cone: "studies.NAME.cone",
     config.Switching: "studies.NAME.switching",
+    config.Analysis: "studies.NAME.analysis",
     PhaseDiagram: "phase_diagrams.NAME",
     Points: "phase_diagrams.NAME.points",
     GridPoint: "An entry of phase_diagrams.NAME.shown_points",

@@ -193,6 +193,15 @@ class Switching(Section):
     )
 
 
+class Analysis(Section):
+    """What is computed from the measured curves; changing it trains nothing again."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1), NOT_BOOL] = Field(0.9, description="Level of every interval.")
+    late_from: Duration | None = Field(
+        None, description="Step from which on kernels count as late, those of the cone; null takes half of the run."
+    )
+
+
 class Study(Section):
     """One network on one data set: its trajectories and what is measured along them."""
 
@@ -211,6 +220,7 @@ class Study(Section):
     chaos: Chaos | None = Field(None, description="The chaos effect; null leaves it out.")
     cone: Cone | None = Field(None, description="The cone effect; null leaves it out.")
     switching: Switching | None = Field(None, description="Linearised switching; null leaves it out.")
+    analysis: Analysis = Field(Analysis(), description="Estimates with intervals, from what the others measured.")
 
     def steps_per_epoch(self) -> float:
         """Training images over batch size; batches run on across epochs, so that none is cut short."""
@@ -219,6 +229,11 @@ class Study(Section):
     def length(self) -> int:
         """Length T of the run in steps."""
         return self.training.length.steps(self.steps_per_epoch())
+
+    def late_from(self) -> int:
+        """Step from which on kernels are those of the cone."""
+        late_from = self.analysis.late_from
+        return late_from.steps(self.steps_per_epoch()) if late_from else self.length() // 2
 
     def schedule_in_steps(self, schedule: Constant | Milestones | Cosine | None = None) -> dict[str, Any]:
         """A schedule, by default the parent's, in steps; a cosine without length ends with the run."""
@@ -269,6 +284,8 @@ class Study(Section):
             yield from self._chaos_problems(length)
             yield from self._cone_problems(length)
             yield from self._switching_problems(length)
+            if self.analysis.late_from and self.late_from() >= length:
+                yield "analysis.late_from", f"must lie below the run's length of {length} steps, got {self.late_from()}"
 
     def _size_problems(self) -> Iterator[tuple[str, str]]:
         train, test = self.data.train_size(), self.data.test_size()
@@ -375,6 +392,7 @@ RESTS_ON = {
     "cone.reference_steps": ("cone.kernel_steps",),
     "cone.intervals": ("cone.kernel_steps",),
     "cone.probe_examples": _DATA,
+    "analysis.late_from": _LENGTH,
     "switching.switch_steps": _LENGTH,
     "switching.evaluation_examples": _DATA,
     "switching.probe_examples": _DATA,
