@@ -1,6 +1,6 @@
 """twophase: how a network's training passes from chaos to order.
 
-Targets: all, figures, chaos, cone, switching, phase_diagram.
+Targets: all, figures, chaos, cone, transition, switching, phase_diagram.
 """
 
 
@@ -13,6 +13,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/trajectories.smk"
 include: "workflow/rules/chaos.smk"
 include: "workflow/rules/cone.smk"
+include: "workflow/rules/transition.smk"
 include: "workflow/rules/switching.smk"
 include: "workflow/rules/phase_diagram.smk"
 include: "workflow/rules/figures.smk"

@@ -1,6 +1,5 @@
 """The workflow on a real SLURM of one machine: the same bits as locally, and every accident there with its end."""
 
-import os
 import signal
 import subprocess
 import time

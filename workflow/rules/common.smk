@@ -80,6 +80,11 @@ def estimates(study_name):
     return StudyEstimates(CONFIG.studies[study_name])
 
 
+def measured_sides(study):
+    """From which sides the end of the first phase is seen: the names of the collected files."""
+    return [name for name in ("chaos", "cone") if getattr(study, name)]
+
+
 def work_of(rule_name, wildcards):
     """What a job needs: of a study's rules and of a tile by its size, of others for seconds."""
     if "study" in wildcards.keys():
@@ -148,6 +153,23 @@ def settings_of_cone(study):
         "measures": measures,
     }
     return settings, {"kernel": "compute_entk"}
+
+
+def settings_of_transitions(study):
+    settings = {
+        "learning_rate": study.run_settings()["optimizer"]["learning_rate"],
+        "schedule": study.schedule_in_steps(),
+        "dtype": study.training.dtype,
+        "test_examples": study.data.test_size(),
+        "confidence": study.analysis.confidence,
+    }
+    inputs = {"chaos": "collect_chaos", "cone": "measure_cone"}
+    return settings, {name: inputs[name] for name in measured_sides(study)}
+
+
+def settings_of_transition_figure(study):
+    inputs = {"transition": "find_transitions", **settings_of_transitions(study)[1]}
+    return CONFIG.figures.model_dump(), inputs
 
 
 def settings_of_linearized_measures(study):
@@ -221,6 +243,7 @@ SETTINGS = {
         {"checkpoint": "advance"},
     ),
     "measure_cone": settings_of_cone,
+    "find_transitions": settings_of_transitions,
     "advance_linearized": lambda study: (study.linearized_settings(), {"checkpoint": "advance"}),
     "measure_linearized": settings_of_linearized_measures,
     "collect_switching": settings_of_switching,
@@ -235,6 +258,8 @@ SETTINGS = {
     "plot_history": settings_of_figures("history", "record_history"),
     "plot_chaos": settings_of_figures("chaos", "collect_chaos"),
     "plot_cone": settings_of_figures("cone", "measure_cone"),
+    "plot_transition": settings_of_transition_figure,
+    "plot_exponents": settings_of_figures("transition", "find_transitions"),
     "plot_switching": settings_of_switching_figure,
     "plot_phase_diagram": settings_of_phase_diagram_figures,
 }

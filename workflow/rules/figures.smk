@@ -120,6 +120,57 @@ rule plot_cone:
         "../scripts/plot_cone.py"
 
 
+rule plot_transition:
+    input:
+        unpack(sides),
+        transition="results/{study}/transition.nc",
+    output:
+        transition=report(
+            "results/{study}/figures/transition.png",
+            caption="../report/transition.rst",
+            category="{study}",
+            labels={"figure": "11 Where the phases meet"},
+        ),
+        transition_svg="results/{study}/figures/transition.svg",
+    log:
+        "results/{study}/logs/plot_transition.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_transition.tsv"
+    localrule: True
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_transition"),
+    script:
+        "../scripts/plot_transition.py"
+
+
+rule plot_exponents:
+    input:
+        transition="results/{study}/transition.nc",
+    output:
+        exponents=report(
+            "results/{study}/figures/exponents_{kind}.png",
+            caption="../report/exponents.rst",
+            category="{study}",
+            labels={"figure": "12 Growth exponents", "perturbation": "{kind}"},
+        ),
+        exponents_svg="results/{study}/figures/exponents_{kind}.svg",
+    log:
+        "results/{study}/logs/plot_exponents_{kind}.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_exponents_{kind}.tsv"
+    wildcard_constraints:
+        kind="gaussian|gradient",
+    localrule: True
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_exponents"),
+    script:
+        "../scripts/plot_exponents.py"
+
+
 rule plot_switching:
     input:
         switching="results/{study}/switching.nc",
@@ -196,6 +247,7 @@ rule figures:
         history_results(),
         chaos_results(),
         cone_results(),
+        transition_results(),
         switching_results(),
         phase_diagram_results(),
 
@@ -208,6 +260,11 @@ rule chaos:
 rule cone:
     input:
         cone_results(),
+
+
+rule transition:
+    input:
+        transition_results(),
 
 
 rule switching:

@@ -203,6 +203,23 @@ def cone_results():
     ]
 
 
+def sides(wildcards):
+    """An input function: the collected file of each side from which the first phase's end is seen, by its name."""
+    names = measured_sides(CONFIG.studies[wildcards.study])
+    return {name: f"results/{wildcards.study}/{name}.nc" for name in names}
+
+
+def transition_results():
+    return [
+        path
+        for name, study in STUDIES.items()
+        if measured_sides(study)
+        for kinds in [study.chaos.kinds if study.chaos else []]
+        for stems in [["transition", *(f"exponents_{kind}" for kind in kinds)]]
+        for path in (f"results/{name}/transition.nc", *figure_files(name, stems))
+    ]
+
+
 def switching_results():
     return [
         path
