@@ -245,6 +245,22 @@ BROKEN = {
     "network without callable": (("model/name", "package.module:"), "model.name", "package.module:callable.*Got"),
     "resnet of no depth": (("model", {"name": "resnet", "depth": 18}), "model.depth", r"6n\+2 .*got 18"),
     "arguments of a built-in": (("model/arguments", {"a": 1}), "model.arguments", "no meaning with .* 'cnn'"),
+    "half of a label": (("data/label_noise", 1), "data.label_noise", "less than 1, got 1"),
+    "negative noise": (("data/label_noise", -0.1), "data.label_noise", "greater than or equal to 0, got -0.1"),
+    "bool for the noise": (("data/label_noise", True), "data.label_noise", "expected a number, got True"),
+    "misspelt noise": (("data/labelnoise", 0.1), "data.labelnoise", "did you mean 'label_noise'?"),
+    "scale 0": (("model/output_scale", 0), "model.output_scale", "greater than 0, got 0"),
+    "scale in words": (("model/output_scale", "lazy"), "model.output_scale", "valid number.*got 'lazy'"),
+    "misspelt scale": (
+        ("model", {"name": "mlp", "normalization": "none", "outputscale": 3}),
+        "model.outputscale",
+        "did you mean 'output_scale'?",
+    ),
+    "scale with BatchNorm": (
+        ("model/output_scale", 10),
+        "model.output_scale",
+        "needs normalization 'group' or 'none'.*got 10 with 'batch'",
+    ),
     "nesterov alone": (
         ("optimizer", {"name": "sgd", "momentum": 0, "nesterov": True}),
         "optimizer.nesterov",
@@ -305,6 +321,42 @@ def test_a_broken_config_names_key_expectation_and_value(name):
     found = problems_of(changed(edit))
     assert list(found) == [key]
     assert re.search(message, found[key]), found[key]
+
+
+def test_label_noise_leaves_fewer_images_that_are_balanced_for_certain():
+    assert study(("data/label_noise", 0.2)).data.label_noise == 0.2  # 50 of 200 images are asked for
+    found = problems_of(changed(("data/label_noise", 0.2), ("switching/evaluation_examples", 100)))
+    assert list(found) == ["switching.evaluation_examples"]
+    expected = "asks for 100, .* 58 such images for certain, with data.label_noise 0.2"
+    assert re.search(expected, found["switching.evaluation_examples"])
+
+
+def test_a_scale_needs_sgd():
+    scaled = ("model", {"name": "mlp", "normalization": "none", "output_scale": 10})
+    assert study(scaled).rate_used(0.05) == 0.0005
+    found = problems_of(changed(scaled, ("optimizer", {"name": "adamw"})))
+    assert list(found) == ["model.output_scale"]
+    assert "needs optimizer 'sgd'" in found["model.output_scale"]
+
+
+def test_all_learning_rates_are_divided_by_the_squared_scale():
+    model = {"name": "mlp", "normalization": "none"}
+    plain, scaled = study(("model", model)), study(("model", model | {"output_scale": 10}))
+    assert plain.run_settings()["optimizer"]["learning_rate"] == 0.05
+    assert scaled.run_settings()["optimizer"]["learning_rate"] == 0.05 / 100
+    assert scaled.linearized_rates() == [0.05 / 100, 0.01 / 100]
+    own = study(("model", model | {"output_scale": 10}), ("switching/learning_rates", None))
+    assert own.linearized_rates() == [0.05 / 100]
+    imported = study(("model", {"name": "mine:net", "output_scale": 10}))
+    assert imported.model.canonical() == {"name": "mine:net", "arguments": {}, "output_scale": 10}
+
+
+def test_settings_that_are_left_out_leave_no_trace():
+    found = study()
+    assert "output_scale" not in found.model.canonical()
+    assert "label_noise" not in found.data.canonical()
+    assert study(("data/label_noise", 0)).data.canonical() == found.data.canonical()
+    assert study(("data/label_noise", 0.1)).data.canonical()["label_noise"] == 0.1
 
 
 def test_all_problems_come_at_once():
@@ -611,6 +663,7 @@ DECISIVE = [
     ("model/normalization", "group"),
     ("model", {"name": "a:b"}),
     ("model", {"name": "a:b", "arguments": {"x": 1}}),
+    ("model", {"name": "a:b", "output_scale": 2}),
     ("training/batch_size", 10),
     ("training/crop_padding", 2),
     ("training/horizontal_flip", True),

@@ -103,6 +103,11 @@ BROKEN = {
     ),
     "no folder": ([POINTS_OF, ("images", {"source": "image_folder"})], "images.folder", "is needed with source"),
     "a folder of another source": ([POINTS_OF, ("images", IMAGES | {"folder": "x"})], "images.folder", "no meaning"),
+    "label noise": (
+        [POINTS_OF, ("images", IMAGES | {"label_noise": 0.1})],
+        "images.label_noise",
+        "is for studies, a phase diagram has none; got 0.1",
+    ),
     "too many images": (
         [POINTS_OF, ("images", IMAGES | {"train_examples": 10_001})],
         "images.train_examples",

@@ -42,7 +42,7 @@ def test_the_size_of_a_checkpoint(tmp_path, changes):
         section[key] = value if key == "optimizer" else section[key] | value
     study = read_config(raw).studies["tiny"]
     settings = study.run_settings()
-    selection = Selection(**{k: v for k, v in study.data.model_dump().items() if k != "folder"})
+    selection = Selection(**{k: v for k, v in study.data.canonical().items() if k != "folder"})
     write_images(tmp_path / "data.nc", read_images(selection, EMBEDDED), "{}")
     data = load_images(tmp_path / "data.nc", device="cpu", dtype=getattr(torch, settings["dtype"]))
     run, losses = run_at(data, settings, seed=0, trajectory="parent", step=3, start=None)
@@ -101,6 +101,14 @@ def test_every_rule_has_its_needs_and_they_grow_with_the_study(rule):
     assert 1000 < small.memory_mb < large.memory_mb
     assert large.limit_minutes(1) >= small.limit_minutes(1) >= 10
     assert large.limit_minutes(1000) <= large.limit_minutes(1)
+
+
+def test_a_frozen_copy_takes_time_but_no_disk():
+    model = {"name": "cnn", "depth": 3, "width": 64, "normalization": "none"}
+    plain, scaled = (StudyEstimates(study_of(model=model | extra)) for extra in ({}, {"output_scale": 10}))
+    assert scaled.checkpoint_bytes() == plain.checkpoint_bytes()
+    wildcards = {"study": "tiny", "seed": "0", "trajectory": "parent", "step": "20"}
+    assert 1.2 < scaled.work("advance", wildcards).seconds / plain.work("advance", wildcards).seconds < 1.34
 
 
 def test_a_limit_is_twice_the_estimate_and_ten_minutes():

@@ -18,6 +18,7 @@ from PIL import Image
 from twophase import sources
 from twophase.config_data import PUBLISHED_SIZES
 from twophase.errors import DataError
+from twophase.label_noise import with_label_noise
 from twophase.sources import RawImages, Selection, download, parse_idx, read_images
 from twophase.subsets import class_balanced_subset
 
@@ -97,6 +98,30 @@ def test_a_damaged_embedded_file_is_named(tmp_path):
     (tmp_path / "images.nc").write_bytes(EMBEDDED.read_bytes()[:100_000])
     with pytest.raises(DataError, match=r"images\.nc, the data set that ships with the project, can't be read"):
         read_images(Selection(), tmp_path / "images.nc")
+
+
+def test_label_noise_replaces_a_share_of_the_training_labels_by_all_other_classes():
+    clean, noisy = read(train_examples=5000), read(train_examples=5000, label_noise=0.3)
+    np.testing.assert_array_equal(clean.train_images, noisy.train_images)
+    np.testing.assert_array_equal(clean.test_labels, noisy.test_labels)
+    replaced = clean.train_labels != noisy.train_labels
+    assert (replaced.sum(), noisy.train_labels.dtype) == (1500, np.int64)
+    pairs = np.zeros((10, 10), int)
+    np.add.at(pairs, (clean.train_labels[replaced], noisy.train_labels[replaced]), 1)
+    counts = pairs[~np.eye(10, dtype=bool)]
+    assert np.trace(pairs) == 0
+    assert ((counts - 1500 / 90) ** 2 / (1500 / 90)).sum() < 160  # chi-squared of 89 degrees of freedom: p = 5e-6
+
+
+def test_label_noise_is_the_same_every_time_and_grows():
+    labels = np.arange(1000) % 7
+    small, large = (with_label_noise(labels, share, 7) for share in (0.1, 0.4))
+    changed = small != labels
+    np.testing.assert_array_equal(small[changed], large[changed])
+    assert small[:12].tolist() == [0, 1, 2, 3, 6, 5, 6, 0, 1, 2, 3, 4]
+    assert with_label_noise(labels, 0.0, 7) is labels
+    assert with_label_noise(labels, 0.0004, 7) is labels
+    assert set(with_label_noise(np.zeros(50, int), 0.999, 2).tolist()) == {1}
 
 
 # ---- image folders

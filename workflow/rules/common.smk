@@ -108,7 +108,7 @@ def limit_of_memory(rule_name, more=0):
 
 
 def settings_of_images(data):
-    settings = {"data": data.model_dump()}
+    settings = {"data": data.canonical()}
     if data.source == "image_folder":
         settings["files"] = hashlib.sha256(canonical(data.listing().signature()).encode()).hexdigest()
     if data.source == "embedded_fashion_mnist":

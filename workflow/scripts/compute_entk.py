@@ -5,6 +5,7 @@ from twophase.devices import environment, prepare_device
 from twophase.entk import empirical_ntk
 from twophase.jobs import logged_job
 from twophase.kernel_files import kernel_dataset
+from twophase.models import core_of
 from twophase.network_jobs import load_data, load_start
 from twophase.replay import run_at
 from twophase.storage import write_dataset
@@ -24,9 +25,9 @@ def main(smk):
             data, upstream["settings"], seed=seed, trajectory=PARENT, step=step, start=start, progress=replay
         )
         probe = class_balanced_examples(data.train_labels, job.settings["probe_examples"])
-        run.network.eval()
-        kernel = empirical_ntk(
-            run.network,
+        network, scale = core_of(run.network.eval())
+        kernel = scale**2 * empirical_ntk(
+            network,
             data.train_images[probe],
             kernel=job.settings["kernel"],
             memory_budget=smk.resources.entk_memory_mb * 1_000_000,

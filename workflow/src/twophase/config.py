@@ -46,6 +46,11 @@ class Model(Section):
     width: PositiveInt = Field(16, description="Channels of the first stage (resnet 16, vgg16 64), units of an mlp.")
     normalization: Literal["batch", "group", "none"] = Field("batch", description="Normalisation layers.")
     arguments: dict[str, Any] = Field({}, description="package.module:callable only: its further keyword arguments.")
+    output_scale: PositiveFloat | None = Field(
+        None,
+        description="Scale of lazy training (arXiv 1812.07956): train scale * (f(x; theta) - f(x; theta_init)), at all "
+        "the study's learning rates over scale^2. Needs sgd and a network without BatchNorm; null trains f itself.",
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for what the types can't see."""
@@ -61,14 +66,22 @@ class Model(Section):
                 f"expected finite numbers, text, lists and mappings ({error}), got {shown(self.arguments)}",
             )
 
+        if self.output_scale and ":" not in self.name and self.normalization == "batch":
+            yield (
+                "output_scale",
+                "needs normalization 'group' or 'none', as the network at initialisation would need BatchNorm "
+                f"statistics of its own; got {self.output_scale:g} with 'batch'",
+            )
+
     def canonical(self) -> dict[str, Any]:
         """What decides the network: a user's callable gets only its own arguments, vgg16 has a fixed depth."""
+        scale = {} if self.output_scale is None else {"output_scale": self.output_scale}
         if ":" in self.name:
-            return {"name": self.name, "arguments": self.arguments}
-        settings = self.model_dump(exclude={"arguments"})
+            return {"name": self.name, "arguments": self.arguments} | scale
+        settings = self.model_dump(exclude={"arguments", "output_scale"})
         if self.name == "vgg16":
             del settings["depth"]
-        return settings
+        return settings | scale
 
 
 class SGD(Section):
@@ -251,7 +264,7 @@ class Study(Section):
         """What decides a trajectory's checkpoints besides the data: no grids, no length, no anchors."""
         return {
             "model": self.model.canonical(),
-            "optimizer": self.optimizer.model_dump(),
+            "optimizer": self.optimizer.model_dump() | {"learning_rate": self.rate_used(self.optimizer.learning_rate)},
             "schedule": self.schedule_in_steps(),
             **self.training.model_dump(include={"batch_size", "crop_padding", "horizontal_flip", "dtype"}),
         }
@@ -263,9 +276,14 @@ class Study(Section):
             "schedule": self.schedule_in_steps(self.switching.schedule),
         }
 
+    def rate_used(self, learning_rate: float) -> float:
+        """The learning rate that is used in place of a stated one: with an output scale, that over its square."""
+        scale = self.model.output_scale
+        return learning_rate if scale is None else learning_rate / scale**2
+
     def linearized_rates(self) -> list[float]:
-        """Base learning rates of the linearised runs."""
-        return self.switching.learning_rates or [self.optimizer.learning_rate]
+        """Base learning rates of the linearised runs, as they are used."""
+        return [self.rate_used(rate) for rate in self.switching.learning_rates or [self.optimizer.learning_rate]]
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for what lies between fields."""
@@ -274,6 +292,11 @@ class Study(Section):
         yield from ((f"model.{key}", message) for key, message in self.model.problems())
         if isinstance(self.optimizer, SGD) and self.optimizer.nesterov and not self.optimizer.momentum:
             yield "optimizer.nesterov", "needs a momentum above 0, got 0"
+        if self.model.output_scale and self.optimizer.name != "sgd":
+            yield (
+                "model.output_scale",
+                f"needs optimizer 'sgd', whose learning rate it divides by its square, got {self.optimizer.name!r}",
+            )
         if not data_problems:
             yield from self._size_problems()
         if not data_problems or self.training.length.unit == "steps":  # else the length is not known
@@ -309,10 +332,13 @@ class Study(Section):
 
     def _balance_problems(self) -> Iterator[tuple[str, str]]:
         """Class-balanced subsets that the smallest class of the source is too small for."""
-        if self.data.train_examples and self.data.test_examples:
+        noisy = self.data.label_noise > 0
+        if self.data.train_examples and self.data.test_examples and not noisy:
             return  # these are class-balanced themselves
         train, test = self.data.balanced_sizes()
         train, test = self.data.train_examples or train, self.data.test_examples or test
+        if noisy:
+            train = self.data.balanced_with_noise(train)
         wanted = []
         if self.chaos:
             wanted += [
@@ -328,7 +354,11 @@ class Study(Section):
             ]
         for key, asked, most in wanted:
             if most < asked <= self.data.train_size():
-                yield key, f"asks for {asked}, as many of each class as of any other; the study has {most} such images"
+                so = f" for certain, with data.label_noise {self.data.label_noise:g}" if noisy else ""
+                yield (
+                    key,
+                    f"asks for {asked}, as many of each class as of any other; the study has {most} such images{so}",
+                )
 
     def _chaos_problems(self, length: int) -> Iterator[tuple[str, str]]:
         if self.chaos is None:
@@ -381,6 +411,8 @@ RESTS_ON = {
     "data.test_examples": ("data.source", "data.folder"),
     "model.depth": ("model", "model.name"),
     "model.arguments": ("model", "model.name"),
+    "model.output_scale": ("model", "model.name", "model.normalization", "optimizer", "optimizer.name"),
+    "data.label_noise": ("data.source", "data.folder"),
     "optimizer.nesterov": ("optimizer.momentum",),
     "training.length": _LENGTH,
     "training.batch_size": _DATA,

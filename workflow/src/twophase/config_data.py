@@ -1,12 +1,13 @@
 """The config's section on images, and how many of them each source has."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from twophase.config_types import PositiveInt, Section
+from twophase.config_types import Fraction, PositiveInt, Section
 from twophase.image_folder import FolderListing, list_image_folder
 
 # Images of each split, (training, test).
@@ -49,6 +50,15 @@ class Data(Section):
     test_examples: PositiveInt | None = Field(
         None, description="Class-balanced subset of the test images; null takes all."
     )
+    label_noise: Fraction = Field(
+        0.0,
+        description="Share of the training labels that are replaced by another class, drawn at random once, alike for "
+        "all seeds; class-balanced subsets go by the labels as they are then. Not for phase diagrams.",
+    )
+
+    def canonical(self) -> dict[str, Any]:
+        """What decides the prepared images; without label noise nothing of it."""
+        return self.model_dump(exclude=set() if self.label_noise else {"label_noise"})
 
     def listing(self) -> FolderListing:
         """The image files of an ``image_folder``, by split and class.
@@ -102,6 +112,15 @@ class Data(Section):
             return tuple(len(files[split]) * min(map(len, files[split])) for split in ("train", "test"))
         return BALANCED_SIZES.get(self.source, PUBLISHED_SIZES[self.source])
 
+    def balanced_with_noise(self, size: int) -> int:
+        """The class-balanced subset that is there for certain once label noise is added to so many balanced images.
+
+        A class's number then varies, with a variance of at most ``2 label_noise`` times itself: as many leave it as
+        come from the others. Five standard deviations are taken off.
+        """
+        of_class = size / self.classes()
+        return max(0, math.floor(self.classes() * (of_class - 5 * math.sqrt(2 * self.label_noise * of_class))))
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for what the types can't see."""
         if self.source == "image_folder" and self.folder is None:
@@ -115,6 +134,8 @@ class Data(Section):
         except Exception as error:  # a missing or empty folder: the message names it
             yield "folder", str(error)
             return
+        if self.label_noise and self.classes() < 2:
+            yield "label_noise", f"needs a second class, the source has {self.classes()}"
         wanted = {"train_examples": self.train_examples, "test_examples": self.test_examples}
         for (key, count), there, most in zip(wanted.items(), available, balanced, strict=True):
             if count is not None and count > there:

@@ -92,6 +92,8 @@ class PhaseDiagram(Section):
             yield from ((f"points.{key}", message) for key, message in self.points.problems())
         if self.images:
             yield from ((f"images.{key}", message) for key, message in self.images.problems())
+            if self.images.label_noise:
+                yield "images.label_noise", f"is for studies, a phase diagram has none; got {self.images.label_noise:g}"
         for key in ("gamma", "gamma_prime"):
             beyond = [value for value in getattr(self, key) if abs(value) > MOST_EXPONENT]
             if beyond:

@@ -75,6 +75,11 @@ class StudyEstimates:
         return size or USERS_NETWORK
 
     @property
+    def frozen_passes(self) -> int:
+        """Forward passes of a frozen copy beside each one of the network."""
+        return 0 if self.study.model.output_scale is None else 1
+
+    @property
     def assumed(self) -> bool:
         """Whether the network's size is an assumption."""
         return ":" in self.study.model.name
@@ -162,11 +167,11 @@ class StudyEstimates:
     # Seconds, by rule.
 
     def _steps(self, count: int) -> float:
-        operations = BACKWARD * self.network.multiply_adds * self.study.training.batch_size
+        operations = (BACKWARD + self.frozen_passes) * self.network.multiply_adds * self.study.training.batch_size
         return count * (SECONDS_PER_STEP + operations / MULTIPLY_ADDS_PER_SECOND)
 
     def _forward(self, examples: int) -> float:
-        return examples * self.network.multiply_adds / MULTIPLY_ADDS_PER_SECOND
+        return (1 + self.frozen_passes) * examples * self.network.multiply_adds / MULTIPLY_ADDS_PER_SECOND
 
     def _replay(self, trajectory: str, step: int) -> int:
         """Steps from the checkpoint at or below a step."""

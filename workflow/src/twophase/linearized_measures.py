@@ -13,6 +13,7 @@ from twophase.comparison import accuracy, disagreement_rate, logits_of, mean_los
 from twophase.data import ImageData, class_balanced_examples
 from twophase.entk import kernel_product
 from twophase.kernels import kernel_distance
+from twophase.models import core_of
 from twophase.perturbation import l2_norm
 from twophase.storage import describe
 from twophase.switching import BASELINES, DESCRIPTIONS, MEASURES
@@ -105,12 +106,13 @@ def top_eigenvalue(network: nn.Module, probe: Tensor) -> float:
     Returns:
         lambda_max(H) / n, the largest curvature of the mean squared loss ``|f - y|^2 / (2 n)``.
     """
+    core, scale = core_of(network)
     with torch.no_grad():
-        shape = network(probe).shape
+        shape = core(probe).shape
 
     def product(vector: np.ndarray) -> np.ndarray:
         vectors = torch.from_numpy(vector.reshape(shape)).to(probe)
-        return kernel_product(network, probe, vectors).cpu().double().numpy().ravel()
+        return kernel_product(core, probe, vectors).cpu().double().numpy().ravel()
 
     size = shape.numel()
     operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
@@ -124,7 +126,7 @@ def top_eigenvalue(network: nn.Module, probe: Tensor) -> float:
         tol=EIGENVALUE_TOLERANCE,
         return_eigenvectors=False,
     )
-    return float(largest) / len(probe)
+    return scale**2 * float(largest) / len(probe)
 
 
 def stable_learning_rate(top_eigenvalue: float, optimizer: dict[str, Any]) -> float:

@@ -7,6 +7,7 @@ from torch import Tensor
 from twophase.checkpoint import Checkpoint, restore
 from twophase.data import ImageData
 from twophase.linearization import linearize
+from twophase.models import ScaledNetwork, core_of
 from twophase.optimizers import build_optimizer
 from twophase.replay import run_at
 from twophase.training import TrainingRun
@@ -64,8 +65,10 @@ def linearized_run_at(
 
 def _linearize(run: TrainingRun, settings: dict, switching: dict, switch: Switch) -> None:
     """Go on with the network linearised where it is; weight decay still acts on theta, not on the offset from it."""
-    network = linearize(run.network.eval())
-    optimizer = build_optimizer(settings["optimizer"], network.offset)
+    core, _ = core_of(run.network.eval())
+    linear = linearize(core)
+    network = run.network.around(linear) if isinstance(run.network, ScaledNetwork) else linear
+    optimizer = build_optimizer(settings["optimizer"], linear.offset)
     if switching["optimizer_state"] == "carried":
         optimizer.load_state_dict(run.optimizer.state_dict())
     run.continue_with(
@@ -73,6 +76,6 @@ def _linearize(run: TrainingRun, settings: dict, switching: dict, switch: Switch
         optimizer,
         learning_rate=switch.learning_rate,
         schedule=switching["schedule"],
-        origin=network.expansion_point,
+        origin=linear.expansion_point,
     )
     run.may_diverge = True

@@ -46,6 +46,7 @@ def network_size(model: dict[str, Any], *, image_shape: tuple[int, int, int], cl
     """
     settings = dict(model)
     name = settings.pop("name")
+    settings.pop("output_scale", None)  # the frozen copy of the network is not counted
     if ":" in name:
         return None
     walk = {"resnet": _resnet, "vgg16": _vgg16, "mlp": _mlp, "cnn": _cnn}[name]

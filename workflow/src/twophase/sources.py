@@ -12,7 +12,7 @@ import struct
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 from twophase.data import RawImages
 from twophase.errors import DataError
 from twophase.image_folder import list_image_folder
+from twophase.label_noise import with_label_noise
 from twophase.subsets import class_balanced_subset
 
 CIFAR = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
@@ -48,6 +49,7 @@ class Selection:
     grey: bool = False
     train_examples: int | None = None
     test_examples: int | None = None
+    label_noise: float = 0.0
 
 
 def read_images(settings: Selection, location: Path) -> RawImages:
@@ -58,11 +60,17 @@ def read_images(settings: Selection, location: Path) -> RawImages:
         location: The netCDF file that ships with the project, the folder that ``download`` filled, or the image folder.
 
     Returns:
-        Both splits; a subset keeps the order of its source.
+        Both splits; a subset keeps the order of its source. Label noise is added to the training labels of the subset.
 
     Raises:
         DataError: Naming the file that is missing, damaged or of another size, or the class with too few images.
     """
+    images = _read_selection(settings, location)
+    noisy = with_label_noise(images.train_labels, settings.label_noise, len(images.class_names))
+    return replace(images, train_labels=noisy)
+
+
+def _read_selection(settings: Selection, location: Path) -> RawImages:
     if settings.source == "image_folder":
         return _read_folder(settings, location)
     if settings.source == "embedded_fashion_mnist":
