@@ -7,6 +7,9 @@ Targets: all, figures, chaos, cone, transition, switching, phase_diagram.
 configfile: "config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/files.smk"
 include: "workflow/rules/data.smk"
@@ -17,6 +20,7 @@ include: "workflow/rules/transition.smk"
 include: "workflow/rules/switching.smk"
 include: "workflow/rules/phase_diagram.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/summary.smk"
 include: "workflow/rules/resources.smk"
 include: "workflow/rules/records.smk"
 include: "workflow/rules/start.smk"
@@ -26,4 +30,5 @@ rule all:
     default_target: True
     input:
         rules.figures.input,
+        rules.summarize.output,
         rules.collect_resources.output,

@@ -26,8 +26,9 @@ class Plan:
 
     @property
     def counts(self) -> Counter:
-        """Jobs a rule, those of branches counted as ``advance``; the table of resources follows whatever runs."""
-        counts = Counter({rule: len(files) for rule, files in self.outputs.items() if rule != "collect_resources"})
+        """Jobs a rule, those of branches counted as ``advance``; without the two that follow almost whatever runs."""
+        followers = ("collect_resources", "summarize")
+        counts = Counter({rule: len(files) for rule, files in self.outputs.items() if rule not in followers})
         if branches := counts.pop("advance_branch", 0):
             counts["advance"] += branches
         return counts

@@ -19,7 +19,7 @@ from twophase.config import read_config
 from twophase.errors import ConfigError
 from twophase.estimates import NETWORK_RULES, StudyEstimates, tile_work
 from twophase.phase_diagram.grid import TILE_PATTERN
-from twophase.provenance import canonical, code_fingerprint, make_recipe
+from twophase.provenance import canonical, code_fingerprint, digest, make_recipe
 from twophase.stale_locks import clear_stale_locks
 from twophase.trajectories import BRANCH_PATTERN, LINEARIZED_PATTERN, PARENT
 
@@ -226,6 +226,53 @@ def settings_of_phase_diagram_figures(diagram):
         "orientations": "record_orientations",
     }
     return settings, inputs
+
+
+def summary_recipe():
+    """What decides the summary: of each study and phase diagram the settings, the netCDF files, and the figures."""
+    sections = [summarized_study(name, study) for name, study in STUDIES.items()]
+    sections += [summarized_diagram(name, diagram) for name, diagram in DIAGRAMS.items()]
+    makers = {
+        f"results/{name}/{file}.nc": recipe(maker, name)
+        for name, study in STUDIES.items()
+        for file, maker in summarized_files(study).items()
+    }
+    makers |= {f"results/phase_diagram/{name}/regime.nc": recipe("fit_regime", name) for name in DIAGRAMS}
+    return make_recipe("summarize", {"sections": sections}, code_fingerprint(SCRIPTS / "summarize.py"), **makers)
+
+
+def summarized_study(name, study):
+    published = study.switching.published_test_accuracy if study.switching else {}
+    return {
+        "name": name,
+        "title": f"Study {name}",
+        "folder": f"results/{name}",
+        "is_diagram": False,
+        "files": list(summarized_files(study)),
+        "figures": {stem: recipe_digest(maker, name) for stem, maker in summarized_figures(study).items()},
+        "settings": {
+            "confidence": study.analysis.confidence,
+            "late_from": study.late_from(),
+            "published": {str(step): accuracy for step, accuracy in published.items()},
+        },
+    }
+
+
+def summarized_diagram(name, diagram):
+    return {
+        "name": name,
+        "title": f"Phase diagram {name}",
+        "folder": f"results/phase_diagram/{name}",
+        "is_diagram": True,
+        "files": ["regime"],
+        "figures": {"phase_diagram": recipe_digest("plot_phase_diagram", name)},
+        "settings": {"seeds": len(diagram.seeds)},
+    }
+
+
+def recipe_digest(rule_name, name):
+    """What a figure carries of its recipe."""
+    return digest(canonical(recipe(rule_name, name)))
 
 
 # For each rule: the settings that decide its output, and by which rule each of its inputs is made.

@@ -27,6 +27,24 @@ CONE_FIGURES = (
     "kernel_scale",
 )
 
+# What the summary reads of a study that has one of the sections: netCDF file, the rule that makes it, the sections.
+SUMMARIZED_FILES = (
+    ("chaos", "collect_chaos", ("chaos",)),
+    ("cone", "measure_cone", ("cone",)),
+    ("switching", "collect_switching", ("switching",)),
+)
+# The figures that its claims link to: stem ("_kind" where there is one for each), the rule that draws it, the section.
+SUMMARIZED_FIGURES = (
+    ("barrier_kind", "plot_chaos", "chaos"),
+    ("chaos_kind", "plot_chaos", "chaos"),
+    ("growth_kind", "plot_chaos", "chaos"),
+    ("distance_matrix", "plot_cone", "cone"),
+    ("interval_distance", "plot_cone", "cone"),
+    ("projection", "plot_cone", "cone"),
+    ("switching", "plot_switching", "switching"),
+)
+SUMMARIZED_OF_DIAGRAM = ("regime.nc", "figures/phase_diagram.png")
+
 
 def deletable(path):
     """A checkpoint that is deleted when all that reads it is done, unless the config says to keep it."""
@@ -238,6 +256,38 @@ def phase_diagram_results():
             *figure_files(f"phase_diagram/{name}", PHASE_DIAGRAM_FIGURES),
         )
     ]
+
+
+def summarized_files(study):
+    """For each netCDF file of a study that the summary reads, the rule that makes it."""
+    return {
+        file: maker
+        for file, maker, sections in SUMMARIZED_FILES
+        if any(getattr(study, section, None) for section in sections)
+    }
+
+
+def summarized_figures(study):
+    """For each figure of a study that the summary shows, the rule that draws it."""
+    figures = {}
+    for stem, maker, section in SUMMARIZED_FIGURES:
+        if getattr(study, section, None):
+            kinds = study.chaos.kinds if stem.endswith("_kind") else [""]
+            figures |= {stem.replace("_kind", f"_{kind}" if kind else ""): maker for kind in kinds}
+    return figures
+
+
+def summary_inputs():
+    studies = [
+        path
+        for name, study in STUDIES.items()
+        for path in (
+            *(f"results/{name}/{file}.nc" for file in summarized_files(study)),
+            *(f"results/{name}/figures/{stem}.png" for stem in summarized_figures(study)),
+        )
+    ]
+    diagrams = [f"results/phase_diagram/{name}/{file}" for name in DIAGRAMS for file in SUMMARIZED_OF_DIAGRAM]
+    return studies + diagrams
 
 
 def result_folders():

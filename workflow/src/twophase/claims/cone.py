@@ -1,0 +1,141 @@
+"""Claims about the cone effect (Zhou 2025a, Figs. 4 and 5; Zhou 2025b): fast kernels first, then a narrow cone."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from twophase.claims.claim import (
+    FAILS,
+    HOLDS,
+    UNDECIDED,
+    Claim,
+    Finding,
+    Mean,
+    decide_above,
+    make_claim,
+    mean_over_seeds,
+    not_measured,
+    number_text,
+)
+from twophase.claims.transitions import pair_claims, transition_claims
+
+DRIFT = {"confined": HOLDS, "free": FAILS, "directed": FAILS}
+
+
+def cone_claims(study: str, data: Mapping[str, xr.Dataset], confidence: float, late_from: int) -> list[Claim]:
+    """All claims about the cone effect.
+
+    Args:
+        study: Name of the study.
+        data: ``cone`` and, if the study has them, ``cone_opening``, ``transition`` and ``chaos``: the contents of
+            these netCDF files.
+        confidence: Level of the intervals over seeds.
+        late_from: Step from which on kernels count as late.
+    """
+    cone, transition = data["cone"], data.get("transition")
+    findings = [
+        (
+            "Fast kernel at first",
+            "Zhou 2025b",
+            "The kernel moves faster at first than later (per step).",
+            "interval_distance",
+            velocity_ratio(cone, confidence, late_from),
+        ),
+        (
+            "Fast kernel at first, equal intervals",
+            "Zhou 2025a, Fig. 5b",
+            "The kernel turns more over the first interval than over a late one of the same length.",
+            "interval_distance",
+            interval_ratio(cone, confidence, late_from),
+        ),
+        (
+            "Narrow cone",
+            "Zhou 2025a, Fig. 5; Zhou 2025b",
+            "Late kernels keep moving, but stay within a narrow cone.",
+            "projection",
+            confinement(cone, data.get("cone_opening"), confidence),
+        ),
+    ]
+    claims = [make_claim(study, *finding) for finding in findings]
+    pairs = pair_claims(study, transition) if "chaos" in data else []
+    return [*claims, *transition_claims(study, transition, of_kernel=True), *pairs]
+
+
+def velocity_ratio(cone: xr.Dataset, confidence: float, late_from: int) -> Finding:
+    """Holds if the early kernel velocity over the mean late one is above 1, by the interval of its logarithm.
+
+    Early: over the first two kernel steps; late: the mean over all steps from ``late_from`` on. Geometric mean over
+    seeds. Since a distance saturates, velocities over intervals of different lengths favour the shorter ones, mostly
+    the first: see :func:`interval_ratio`.
+
+    Args:
+        cone: Content of ``cone.nc``.
+        confidence: Level of the interval.
+        late_from: Step from which on a step is late.
+    """
+    velocity = cone["kernel_velocity"].sortby("step").isel(step=slice(0, -1))
+    late = velocity.where(velocity["step"] >= late_from, drop=True)
+    if not late.sizes["step"] or not velocity["step"].values[0] < late_from:
+        return not_measured(f"kernel steps lie only on one side of step {late_from}")
+    steps = np.sort(cone["step"].values)
+    lengths = np.diff(steps)
+    mean, verdict, reason = _ratio(velocity.isel(step=0), late.mean("step"), confidence)
+    longest = int(lengths[steps[:-1] >= late_from].max())
+    unequal = longest != lengths[0]
+    more = f"; intervals of {lengths[0]} steps early, up to {longest} late" if unequal else ""
+    return mean.finding(verdict, reason + more, more=f" times as fast as from step {late_from} on")
+
+
+def interval_ratio(cone: xr.Dataset, confidence: float, late_from: int) -> Finding:
+    """Holds if S over the first interval dt, over the mean of late ones of the same dt, is above 1, as above.
+
+    The shortest dt of the study that has a distance from the first kernel step and one that starts late.
+
+    Args:
+        cone: Content of ``cone.nc``.
+        confidence: Level of the interval.
+        late_from: Step from which on a step is late.
+    """
+    for interval in np.sort(cone["interval"].values):
+        distances = cone["interval_distance"].sel(interval=interval).sortby("step")
+        late = distances.where(distances["step"] >= late_from, drop=True)
+        if np.isfinite(distances.isel(step=0)).any() and np.isfinite(late).any():
+            mean, verdict, reason = _ratio(distances.isel(step=0), late.mean("step"), confidence)
+            return mean.finding(verdict, reason, more=f" times as far in {interval} steps as from step {late_from} on")
+    return not_measured(f"no interval starts both at the first step and from step {late_from} on")
+
+
+def _ratio(early: xr.DataArray, late: xr.DataArray, confidence: float) -> tuple[Mean, str, str]:
+    """Geometric mean over seeds of early over late, with verdict and reason of "above 1"."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithms = np.log(early.values) - np.log(late.values)
+    mean = mean_over_seeds(logarithms, confidence)
+    return mean.mapped(math.exp), *decide_above(mean, 0.0, "1")
+
+
+def confinement(cone: xr.Dataset, opening: xr.Dataset | None, confidence: float) -> Finding:
+    """Holds if the late kernels' drift is "confined"; fails if "free" or "directed" (as a random walk, or onwards).
+
+    Args:
+        cone: Content of ``cone.nc``, for the angle between the first and the last kernel.
+        opening: Content of ``cone_opening.nc``; None without the file.
+        confidence: Level of the interval.
+    """
+    if opening is None or "cone_radius_mean" not in opening:
+        return not_measured("the study has no cone_opening.nc")
+    ends = cone["kernel_distance"].sortby("step").sortby("step_other").isel(step=0, step_other=-1)
+    whole = mean_over_seeds(np.degrees(np.arccos(np.clip(1 - ends, -1, 1))), confidence)
+    radius, lower, upper = (float(opening[f"cone_radius_{end}"].item()) for end in ("mean", "lower", "upper"))
+    seeds = int(np.isfinite(opening["cone_radius"]).sum())
+    found = text_of(opening, "drift_verdict")
+    more = f"; first and last kernel are {number_text(whole.value)}° apart; drift {found}"
+    mean = Mean(radius, lower, upper, seeds, confidence)
+    verdict = DRIFT.get(found, UNDECIDED)
+    return mean.finding(verdict, text_of(opening, "drift_reason"), unit="degrees", more=more)
+
+
+def text_of(dataset: xr.Dataset, name: str) -> str:
+    """A text that a data set holds as a variable without dimensions, or as an attribute; empty if as neither."""
+    return str(dataset[name].item()) if name in dataset else str(dataset.attrs.get(name, ""))
