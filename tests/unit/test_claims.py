@@ -292,7 +292,7 @@ def test_growth_rates_that_nobody_measured():
 def test_a_transition_found_holds_with_its_step_none_is_undecided_with_its_reason():
     (claim,) = transition_claims("s", transition_data(), of_kernel=False)
     assert (claim.verdict, claim.value, claim.lower, claim.upper) == (HOLDS, 120, 100, 140)
-    assert (claim.figure, claim.seeds) == ("barrier_gaussian", 3)
+    assert (claim.figure, claim.seeds) == ("transition", 3)
     (claim,) = transition_claims("s", transition_data(found=False), of_kernel=True)
     assert (claim.verdict, claim.reason) == (UNDECIDED, "no change beyond the spread between seeds")
     assert (claim.figure, claim.measured) == ("interval_distance", "none found (n = 3)")

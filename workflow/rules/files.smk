@@ -31,17 +31,18 @@ CONE_FIGURES = (
 SUMMARIZED_FILES = (
     ("chaos", "collect_chaos", ("chaos",)),
     ("cone", "measure_cone", ("cone",)),
+    ("transition", "find_transitions", ("chaos", "cone")),
     ("switching", "collect_switching", ("switching",)),
 )
-# The figures that its claims link to: stem ("_kind" where there is one for each), the rule that draws it, the section.
+# The figures that its claims link to: stem ("_kind" where there is one for each), the rule that draws it, the sections.
 SUMMARIZED_FIGURES = (
-    ("barrier_kind", "plot_chaos", "chaos"),
-    ("chaos_kind", "plot_chaos", "chaos"),
-    ("growth_kind", "plot_chaos", "chaos"),
-    ("distance_matrix", "plot_cone", "cone"),
-    ("interval_distance", "plot_cone", "cone"),
-    ("projection", "plot_cone", "cone"),
-    ("switching", "plot_switching", "switching"),
+    ("transition", "plot_transition", ("chaos", "cone")),
+    ("barrier_kind", "plot_chaos", ("chaos",)),
+    ("chaos_kind", "plot_chaos", ("chaos",)),
+    ("exponents_kind", "plot_exponents", ("chaos",)),
+    ("interval_distance", "plot_cone", ("cone",)),
+    ("projection", "plot_cone", ("cone",)),
+    ("switching", "plot_switching", ("switching",)),
 )
 SUMMARIZED_OF_DIAGRAM = ("regime.nc", "figures/phase_diagram.png")
 
@@ -258,20 +259,20 @@ def phase_diagram_results():
     ]
 
 
+def has_some(study, sections):
+    return any(getattr(study, section) for section in sections)
+
+
 def summarized_files(study):
     """For each netCDF file of a study that the summary reads, the rule that makes it."""
-    return {
-        file: maker
-        for file, maker, sections in SUMMARIZED_FILES
-        if any(getattr(study, section, None) for section in sections)
-    }
+    return {file: maker for file, maker, sections in SUMMARIZED_FILES if has_some(study, sections)}
 
 
 def summarized_figures(study):
     """For each figure of a study that the summary shows, the rule that draws it."""
     figures = {}
-    for stem, maker, section in SUMMARIZED_FIGURES:
-        if getattr(study, section, None):
+    for stem, maker, sections in SUMMARIZED_FIGURES:
+        if has_some(study, sections):
             kinds = study.chaos.kinds if stem.endswith("_kind") else [""]
             figures |= {stem.replace("_kind", f"_{kind}" if kind else ""): maker for kind in kinds}
     return figures

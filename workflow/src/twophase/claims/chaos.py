@@ -141,7 +141,7 @@ def _strict_claim(study: str, kind: str, transition: xr.Dataset | None) -> Claim
     finding = strict_chaos(transition, kind)
     statement = "Early training is chaotic: small perturbations grow exponentially, at a rate that is not their size's."
     return make_claim(
-        study, f"Chaotic in the strict sense ({kind})", "Zhou 2025a", statement, f"growth_{kind}", finding
+        study, f"Chaotic in the strict sense ({kind})", "Zhou 2025a", statement, f"exponents_{kind}", finding
     )
 
 

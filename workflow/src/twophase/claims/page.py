@@ -26,8 +26,8 @@ MEANINGS = {
 LEGEND = """
 Every verdict is computed from the numbers in the netCDF files. Means are over seeds, the independent runs (n), with
 Student's t interval at the level given; what can be paired by seed is. Thresholds are stated beside each reason, and
-are the same for every study. A transition that was not found counts as undecided: to find none is not to show that there is
-none. Controls, which must be exact, need no interval. Neither these tables nor the levels of their intervals correct
+are the same for every study. A transition that was not found counts as undecided: to find none is not to show that
+there is none. Controls, which must be exact, need no interval. Neither these tables nor the levels of their intervals correct
 for the number of claims: of many that are false, some hold by chance.
 """
 STYLE = """

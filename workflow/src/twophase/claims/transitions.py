@@ -21,15 +21,15 @@ from twophase.claims.claim import (
 )
 
 KERNEL = "kernel_velocity"
-STATEMENTS = {  # for each measure: paper, statement, stem of the figure (of the chaos side: before the kind)
+FIGURE = "transition"
+STATEMENTS = {  # for each measure: paper and statement
     "test_loss_barrier": (
         "Zhou 2025a, Fig. 3",
         "From some step t0 on, a perturbation leads over no loss barrier any more.",
-        "barrier",
     ),
-    "disagreement_rate": ("Zhou 2025a, Fig. 3", "The disagreement rate falls with t0 up to some step.", "chaos"),
-    "growth_exponent": (OURS, "The growth rate of a perturbation changes with t0 up to some step.", "growth"),
-    KERNEL: ("Zhou 2025b", "The kernel moves fast up to some step, slowly from there on.", "interval_distance"),
+    "disagreement_rate": ("Zhou 2025a, Fig. 3", "The disagreement rate falls with t0 up to some step."),
+    "growth_exponent": (OURS, "The growth rate of a perturbation changes with t0 up to some step."),
+    KERNEL: ("Zhou 2025b", "The kernel moves fast up to some step, slowly from there on."),
 }
 PAIRS = {  # verdict of a pair to verdict of the claim that both transitions are the same
     "together": HOLDS,
@@ -52,26 +52,24 @@ def transition_claims(study: str, transition: xr.Dataset | None, *, of_kernel: b
     wanted = [curve for curve in curves if (str(curve["measure"].item()) == KERNEL) == of_kernel]
     if wanted:
         return [_transition_claim(study, curve, transition.attrs.get("confidence", math.nan)) for curve in wanted]
-    paper, statement, figure = STATEMENTS[KERNEL if of_kernel else "test_loss_barrier"]
+    paper, statement = STATEMENTS[KERNEL if of_kernel else "test_loss_barrier"]
     finding = not_measured("the study has no transition.nc with such a curve")
-    return [make_claim(study, "Transition step", paper, statement, figure, finding)]
+    return [make_claim(study, "Transition step", paper, statement, FIGURE, finding)]
 
 
 def _transition_claim(study: str, curve: xr.Dataset, confidence: float) -> Claim:
     label, measure = str(curve["curve"].item()), str(curve["measure"].item())
-    paper, statement, figure = STATEMENTS.get(measure, (OURS, "The curve changes up to some step.", ""))
-    kind = label.split()[1] if len(label.split()) > 1 else ""
+    paper, statement = STATEMENTS[measure]
     step = _mean(curve, "transition_step", "seeds_used", float(confidence))
     if bool(curve["found"].item()):
         finding = step.finding(HOLDS, "found: it passed every test for a transition", unit="steps")
     else:
         finding = Finding(f"none found (n = {step.seeds})", UNDECIDED, str(curve["reason"].item()), seeds=step.seeds)
-    stem = f"{figure}_{kind}" if measure != KERNEL and kind else figure
-    return make_claim(study, f"Transition step of {_readable(label)}", paper, statement, stem, finding)
+    return make_claim(study, f"Transition step of {_readable(label)}", paper, statement, FIGURE, finding)
 
 
 def pair_claims(study: str, transition: xr.Dataset | None) -> list[Claim]:
-    """One claim a pair of curves: both have their transition at the same step.
+    """One claim for each curve of the chaos side: it has its transition at the same step as the kernel's.
 
     The verdict is the pair's: "together" (the interval of the difference, paired by seed, lies within the tolerance)
     holds, "apart" (it excludes 0) doesn't.
@@ -83,18 +81,18 @@ def pair_claims(study: str, transition: xr.Dataset | None) -> list[Claim]:
     statement = "Chaos effect and cone effect end at the same step."
     if transition is None or not transition.sizes.get("pair"):
         finding = not_measured("the study has no transition.nc with pairs of curves")
-        return [make_claim(study, "Chaos and cone end together", "Zhou 2025a", statement, "distance_matrix", finding)]
+        return [make_claim(study, "Chaos and cone end together", "Zhou 2025a", statement, FIGURE, finding)]
     claims = []
     for place in range(transition.sizes["pair"]):
         pair = transition.isel(pair=place)
         first, second = (str(pair[name].item()) for name in ("first_curve", "second_curve"))
-        across = (KERNEL in first) != (KERNEL in second)
+        if KERNEL not in (first, second):
+            continue
         difference = _mean(pair, "difference", "pair_seeds", float(transition.attrs.get("confidence", math.nan)))
         verdict = PAIRS.get(str(pair["verdict"].item()), UNDECIDED)
         finding = difference.finding(verdict, str(pair["pair_reason"].item()), unit="steps")
         name = f"{_readable(first)} and {_readable(second)}: same transition"
-        says = ("Zhou 2025a", statement) if across else (OURS, "Both measures have their transition at the same step.")
-        claims.append(make_claim(study, name[0].upper() + name[1:], *says, "distance_matrix", finding))
+        claims.append(make_claim(study, name[0].upper() + name[1:], "Zhou 2025a", statement, FIGURE, finding))
     return claims
 
 
