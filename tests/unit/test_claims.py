@@ -295,7 +295,7 @@ def test_a_transition_found_holds_with_its_step_none_is_undecided_with_its_reaso
     assert (claim.figure, claim.seeds) == ("transition", 3)
     (claim,) = transition_claims("s", transition_data(found=False), of_kernel=True)
     assert (claim.verdict, claim.reason) == (UNDECIDED, "no change beyond the spread between seeds")
-    assert (claim.figure, claim.measured) == ("interval_distance", "none found (n = 3)")
+    assert (claim.figure, claim.measured) == ("transition", "none found (n = 3)")
     (claim,) = transition_claims("s", None, of_kernel=True)
     assert claim.verdict == NOT_MEASURED
 

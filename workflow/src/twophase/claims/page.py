@@ -27,8 +27,8 @@ LEGEND = """
 Every verdict is computed from the numbers in the netCDF files. Means are over seeds, the independent runs (n), with
 Student's t interval at the level given; what can be paired by seed is. Thresholds are stated beside each reason, and
 are the same for every study. A transition that was not found counts as undecided: to find none is not to show that
-there is none. Controls, which must be exact, need no interval. Neither these tables nor the levels of their intervals correct
-for the number of claims: of many that are false, some hold by chance.
+there is none. Controls, which must be exact, need no interval. Neither these tables nor the levels of their intervals
+correct for the number of claims: of many that are false, some hold by chance.
 """
 STYLE = """
 body { font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 90em; padding: 0 1em; color: #000; background: #fff; }
