@@ -14,6 +14,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from twophase import plotting
+from twophase.cone_opening import opening_of_cone
 from twophase.errors import DiskError
 from twophase.plotting.axes import spaced_labels
 from twophase.plotting.history import block_mean, moving_mean
@@ -151,6 +152,11 @@ def make_switching(seeds=3, switch_steps=SWITCH_STEPS, rates=(0.1, 0.02), length
     return xr.Dataset(data, coords | {"step": steps})
 
 
+def make_opening(late_from=150, **settings):
+    schedule = {"name": "constant", "warmup": 0}
+    return opening_of_cone(make_cone(**settings), late_from=late_from, confidence=0.9, base_rate=0.1, schedule=schedule)
+
+
 PUBLISHED = {0: 0.1, 200: 0.13, 1000: 0.4, 5000: 0.82}
 
 
@@ -168,6 +174,7 @@ FIGURES = {
 for _name in ("distance_matrix", "reference_distance", "interval_distance", "projection", "kernel_scale"):
     _large_cone = {"steps": LARGE_STEPS, "references": range(0, 10_000, 2000), "intervals": range(100, 600, 100)}
     FIGURES[_name] = (getattr(plotting, f"plot_{_name}"), make_cone, _large_cone)
+FIGURES["cone_opening"] = (plotting.plot_cone_opening, make_opening, _large_cone)
 
 
 @pytest.fixture(autouse=True)
@@ -444,6 +451,40 @@ def test_a_single_kernel_step_is_drawn():
         plot(cone).draw_without_rendering()
     plotting.plot_kernel_scale(cone).draw_without_rendering()
     plotting.plot_interval_distance(cone).draw_without_rendering()
+
+
+def test_opening_of_the_cone_shows_seeds_mean_verdict_and_intervals():
+    opening = make_opening()
+    figure = plotting.plot_cone_opening(opening)
+    radius, drift, angles, _ = figure.axes
+    np.testing.assert_array_equal(
+        [line.get_ydata() for line in radius.lines[:3]], opening["angular_radius"].transpose("seed", "step")
+    )
+    np.testing.assert_allclose(radius.lines[3].get_ydata(), opening["angular_radius"].mean("seed"))
+    assert [len(line.get_xdata()) for line in drift.lines[:3]] == [6 * 5 / 2] * 3
+    assert angles.lines[0].get_xdata().tolist() == [0, 100, 500]
+    note = _note(figure)
+    assert f"late motion: {opening['verdict'].item()}" in note
+    assert "90 % t intervals over seeds" in note
+    assert "cone radius" in note
+
+
+@pytest.mark.parametrize("late_from", [300, 700, 1000, 2000])
+@pytest.mark.parametrize("seeds", [1, 3, 8])
+def test_opening_of_a_cone_of_few_late_kernels_draws(seeds, late_from):
+    figure = plotting.plot_cone_opening(make_opening(late_from=late_from, seeds=seeds))
+    _check_layout(figure)
+    assert ("one seed: no intervals" in _note(figure)) == (seeds == 1)
+
+
+def test_opening_of_a_cone_that_does_not_move_draws():
+    cone = make_cone()
+    cone["kernel_distance"] = 0 * cone["kernel_distance"]
+    schedule = {"name": "constant", "warmup": 0}
+    opening = opening_of_cone(cone, late_from=100, confidence=0.9, base_rate=0.1, schedule=schedule)
+    figure = plotting.plot_cone_opening(opening)
+    _check_layout(figure)
+    assert "kernels don't move" in _note(figure)
 
 
 # Linearised switching

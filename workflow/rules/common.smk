@@ -172,6 +172,16 @@ def settings_of_transition_figure(study):
     return CONFIG.figures.model_dump(), inputs
 
 
+def settings_of_cone_opening(study):
+    settings = {
+        "late_from": study.late_from(),
+        "confidence": study.analysis.confidence,
+        "base_rate": study.optimizer.learning_rate,
+        "schedule": study.schedule_in_steps(),
+    }
+    return settings, {"cone": "measure_cone"}
+
+
 def settings_of_linearized_measures(study):
     settings = {
         "anchors": {"checkpoint_every": study.training.checkpoint_every, "length": study.length()},
@@ -291,6 +301,7 @@ SETTINGS = {
     ),
     "measure_cone": settings_of_cone,
     "find_transitions": settings_of_transitions,
+    "measure_cone_opening": settings_of_cone_opening,
     "advance_linearized": lambda study: (study.linearized_settings(), {"checkpoint": "advance"}),
     "measure_linearized": settings_of_linearized_measures,
     "collect_switching": settings_of_switching,
@@ -307,6 +318,7 @@ SETTINGS = {
     "plot_cone": settings_of_figures("cone", "measure_cone"),
     "plot_transition": settings_of_transition_figure,
     "plot_exponents": settings_of_figures("transition", "find_transitions"),
+    "plot_cone_opening": settings_of_figures("opening", "measure_cone_opening"),
     "plot_switching": settings_of_switching_figure,
     "plot_phase_diagram": settings_of_phase_diagram_figures,
 }

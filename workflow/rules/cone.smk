@@ -1,4 +1,4 @@
-"""The cone effect: the eNTK at steps of the parents, then the geometry of each parent's kernels."""
+"""The cone effect: the eNTK at steps of the parents, the geometry of each parent's kernels, their cone."""
 
 
 rule compute_entk:
@@ -43,3 +43,21 @@ rule measure_cone:
         recipe=recipe_text("measure_cone"),
     script:
         "../scripts/measure_cone.py"
+
+
+rule measure_cone_opening:
+    input:
+        cone="results/{study}/cone.nc",
+    output:
+        opening="results/{study}/cone_opening.nc",
+    log:
+        "results/{study}/logs/measure_cone_opening.log",
+    benchmark:
+        "results/{study}/benchmarks/measure_cone_opening.tsv"
+    localrule: True
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("measure_cone_opening"),
+    script:
+        "../scripts/measure_cone_opening.py"

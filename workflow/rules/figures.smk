@@ -120,6 +120,30 @@ rule plot_cone:
         "../scripts/plot_cone.py"
 
 
+rule plot_cone_opening:
+    input:
+        opening="results/{study}/cone_opening.nc",
+    output:
+        cone_opening=report(
+            "results/{study}/figures/cone_opening.png",
+            caption="../report/cone_opening.rst",
+            category="{study}",
+            labels={"figure": "8 Opening of the cone"},
+        ),
+        cone_opening_svg="results/{study}/figures/cone_opening.svg",
+    log:
+        "results/{study}/logs/plot_cone_opening.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_cone_opening.tsv"
+    localrule: True
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_cone_opening"),
+    script:
+        "../scripts/plot_cone_opening.py"
+
+
 rule plot_transition:
     input:
         unpack(sides),

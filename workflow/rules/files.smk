@@ -25,6 +25,7 @@ CONE_FIGURES = (
     "interval_distance",
     "projection",
     "kernel_scale",
+    "cone_opening",
 )
 
 # What the summary reads of a study that has one of the sections: netCDF file, the rule that makes it, the sections.
@@ -218,7 +219,11 @@ def cone_results():
         path
         for name, study in STUDIES.items()
         if study.cone
-        for path in (f"results/{name}/cone.nc", *figure_files(name, CONE_FIGURES))
+        for path in (
+            f"results/{name}/cone.nc",
+            f"results/{name}/cone_opening.nc",
+            *figure_files(name, CONE_FIGURES),
+        )
     ]
 
 

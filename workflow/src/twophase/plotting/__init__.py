@@ -8,6 +8,7 @@ from twophase.plotting.cone import (
     plot_projection,
     plot_reference_distance,
 )
+from twophase.plotting.cone_opening import plot_cone_opening
 from twophase.plotting.history import plot_history
 from twophase.plotting.neurons import plot_learned_functions, plot_orientations
 from twophase.plotting.phase_diagram import plot_phase_diagram
@@ -18,6 +19,7 @@ from twophase.plotting.switching import plot_switching
 __all__ = [
     "plot_barrier_against_t0",
     "plot_chaos",
+    "plot_cone_opening",
     "plot_distance_matrix",
     "plot_growth",
     "plot_history",
