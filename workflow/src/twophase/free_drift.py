@@ -10,7 +10,7 @@ exactly so for a walk on the sphere with isotropic moves, and for a walk H_{t+1}
 cos(a, b) = |H_a| / |H_b| telescopes. P is close to the sum of the S_i as long as that is small (moves at right angles
 add their squares, and S is half a squared chord). So P knows the size of each move: a learning rate that decays makes S
 level off over steps, but not S over P. Motion that is undone later has S < P, motion that goes on in one direction
-S > P. Between them lies one family,
+S > P. One family holds all three,
 
     S(a, b) = A (1 - prod_i (1 - S_i / A)),
 
@@ -32,8 +32,8 @@ way, S is near P whatever the motion; then the confinement is known badly, and "
 
 What "confined" doesn't say: that the distance has ended to grow. Kernels that jitter around a mean that drifts freely
 are confined in this sense, since part of their way is undone. ``growth_exponent`` is reported for that: it is 1 for
-free drift, 0 where S has saturated. And a verdict belongs to its spacing: the closer the kernels,
-the more of a fast jitter counts as way.
+free drift, 0 where S has saturated. And a verdict belongs to its spacing: the closer the kernels, the more of a fast
+jitter counts as way.
 
 Measured at 90 % (5 % each side) on 54 designs of free drift (3, 5 seeds; 4, 8, 20 late kernels; 2, 20, 200 dimensions;
 even moves, moves decaying by a factor of 100, uneven moves of seeds of different speed, a way that turns by 40 degrees;
