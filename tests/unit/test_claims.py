@@ -100,8 +100,8 @@ def transition_data(*, found=True, verdict="together", chaos="chaotic", seeds=3)
             "found": ("curve", np.array([found, found], dtype=np.int8)),
             "reason": ("curve", ["" if found else "no change beyond the spread between seeds"] * 2),
             **{
-                f"transition_step{end}": ("curve", [number] * 2)
-                for end, number in zip(("", "_lower", "_upper"), numbers, strict=True)
+                f"transition_{end}": ("curve", [number] * 2)
+                for end, number in zip(("step", "lower", "upper"), numbers, strict=True)
             },
             "seeds_used": ("curve", [seeds] * 2),
             "first_curve": ("pair", curves[:1]),
@@ -332,12 +332,10 @@ def test_no_late_kernels_no_ratio():
     ("drift", "verdict"), [("confined", HOLDS), ("free", FAILS), ("directed", FAILS), ("undecided", UNDECIDED)]
 )
 def test_narrow_cone(drift, verdict):
-    as_variable = opening_data(drift)
-    as_attribute = as_variable.drop_vars("drift_verdict").assign_attrs(drift_verdict=drift)
-    for opening in (as_variable, as_attribute):
-        claim = claim_of(cone_claims("s", {"cone": cone_data(), "cone_opening": opening}, 0.9, 20), "Narrow cone")
-        assert (claim.verdict, claim.value, claim.seeds) == (verdict, 20.0, 3)
-        assert "60° apart" in claim.measured
+    data = {"cone": cone_data(), "cone_opening": opening_data(drift)}
+    claim = claim_of(cone_claims("s", data, 0.9, 20), "Narrow cone")
+    assert (claim.verdict, claim.value, claim.seeds) == (verdict, 20.0, 3)
+    assert "60° apart" in claim.measured
 
 
 def test_pairs_need_both_sides():

@@ -140,13 +140,13 @@ def test_one_seed_has_means_but_no_intervals():
     for name in AVERAGED:
         assert found[f"{name}_mean"].item() == found[name].item()
         assert np.isnan([found[f"{name}_lower"], found[f"{name}_upper"]]).all()
-    assert (found["verdict"].item(), found["verdict_reason"].item()) == ("undecided", "one seed: no interval")
+    assert (found["drift_verdict"].item(), found["drift_reason"].item()) == ("undecided", "one seed: no interval")
 
 
 @pytest.mark.parametrize(("late_from", "count"), [(61, 0), (60, 1), (50, 2), (30, 3)])
 def test_too_few_late_kernels_leave_out_what_they_cannot_say(late_from, count):
     found = opening(late_from=late_from)
-    assert found["verdict_reason"].item() == f"fewer than 4 late kernels: {count}"
+    assert found["drift_reason"].item() == f"fewer than 4 late kernels: {count}"
     assert np.isfinite(found["cone_radius"]).all() == (count >= 2)
     assert np.isfinite(found["norm_change"]).all() == (count >= 2)
     assert np.isnan(found["inverse_saturation"]).all()
@@ -161,7 +161,7 @@ def test_a_seed_that_diverged_is_left_out_and_said():
     for name in AVERAGED:
         assert np.isfinite(found[name]).values.tolist() == [True, False, True, True]
         assert np.isfinite(found[f"{name}_upper"])
-    assert found["verdict_reason"].item().endswith("(1 of 4 seeds left out: not finite)")
+    assert found["drift_reason"].item().endswith("(1 of 4 seeds left out: not finite)")
     assert np.isnan(found["opening_angle"].isel(seed=1)).all()
 
 
@@ -170,7 +170,7 @@ def test_a_linear_model_has_a_cone_of_no_width(distance):
     paths = [distance * (1 - np.eye(len(STEPS)))] * 3
     found = opening_of_cone(cone_of(paths), **SETTINGS)
     assert found["cone_radius_mean"].item() < 1e-5
-    assert found["verdict_reason"].item() == "kernels don't move"
+    assert found["drift_reason"].item() == "kernels don't move"
     assert np.isnan(found["drift_ratio"]).all()
     np.testing.assert_allclose(found["velocity_per_rate"].values[:, :-1], 0, atol=1e-14)
 
@@ -181,5 +181,5 @@ def test_it_is_described_and_survives_its_file(tmp_path):
     write_dataset(tmp_path / "opening.nc", found, title="test", recipe="{}")
     stored = read_dataset(tmp_path / "opening.nc", recipe={})
     xr.testing.assert_equal(stored, found)
-    assert stored["verdict"].item() == "confined"
+    assert stored["drift_verdict"].item() == "confined"
     assert stored["cone_radius_lower"].attrs["units"] == "degree"

@@ -6,9 +6,9 @@ from kernel_paths import confined, distances_of, geodesic, walk
 
 from twophase.free_drift import (
     confinement,
+    distance_exponent,
     drift_ratio,
     free_drift,
-    growth_exponent,
     inverse_saturation,
     judge,
     reversal_shares,
@@ -68,7 +68,7 @@ def test_inverse_saturation_is_found_from_exact_distances(inverse, scale):
 def test_kernels_equally_far_from_each_other_saturate_at_once():
     distances = 0.03 * (1 - np.eye(6))
     assert inverse_saturation(distances) == pytest.approx(1 / 0.03)
-    assert growth_exponent(distances) == pytest.approx(0)
+    assert distance_exponent(distances) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("kernels", [8, 20])
@@ -79,11 +79,11 @@ def test_saturation_of_a_confined_path_is_close_to_the_truth(kernels, memory):
     assert 1 / np.mean(found) == pytest.approx(0.02, rel=0.08)
 
 
-def test_growth_exponents_of_known_paths():
+def test_distance_exponents_of_known_paths():
     random = np.random.default_rng(4)
-    assert growth_exponent(walk(random, 20, 20_000)) == pytest.approx(1, abs=0.05)
-    assert growth_exponent(geodesic(20)) == pytest.approx(2, abs=0.05)
-    assert growth_exponent(confined(random, 40, 20_000, memory=0.3)) == pytest.approx(0, abs=0.05)
+    assert distance_exponent(walk(random, 20, 20_000)) == pytest.approx(1, abs=0.05)
+    assert distance_exponent(geodesic(20)) == pytest.approx(2, abs=0.05)
+    assert distance_exponent(confined(random, 40, 20_000, memory=0.3)) == pytest.approx(0, abs=0.05)
 
 
 def rates(make, seeds, repetitions):
@@ -136,7 +136,7 @@ def test_jitter_around_a_drifting_mean_is_confined_and_still_grows():
     random = np.random.default_rng(8)
     paths = [confined(random, 20, 2000, saturation=0.01, memory=0, drift=0.2) for _ in range(3)]
     assert judge(paths, confidence=0.9).verdict == "confined"
-    assert min(growth_exponent(path) for path in paths) > 0.2
+    assert min(distance_exponent(path) for path in paths) > 0.2
 
 
 def test_reversals_are_those_of_all_signs():
@@ -179,7 +179,7 @@ def test_too_little_to_judge_by_says_so():
 
 
 def test_what_cannot_be_had_is_not_a_number():
-    for measure in (drift_ratio, inverse_saturation, confinement, growth_exponent):
+    for measure in (drift_ratio, inverse_saturation, confinement, distance_exponent):
         for distances in (np.zeros((5, 5)), np.full((5, 5), np.nan), geodesic(3), np.zeros((0, 0))):
             assert np.isnan(measure(distances))
 

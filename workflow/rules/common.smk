@@ -176,7 +176,7 @@ def settings_of_cone_opening(study):
     settings = {
         "late_from": study.late_from(),
         "confidence": study.analysis.confidence,
-        "base_rate": study.optimizer.learning_rate,
+        "base_rate": study.run_settings()["optimizer"]["learning_rate"],
         "schedule": study.schedule_in_steps(),
     }
     return settings, {"cone": "measure_cone"}

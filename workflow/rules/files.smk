@@ -32,6 +32,7 @@ CONE_FIGURES = (
 SUMMARIZED_FILES = (
     ("chaos", "collect_chaos", ("chaos",)),
     ("cone", "measure_cone", ("cone",)),
+    ("cone_opening", "measure_cone_opening", ("cone",)),
     ("transition", "find_transitions", ("chaos", "cone")),
     ("switching", "collect_switching", ("switching",)),
 )
@@ -42,7 +43,7 @@ SUMMARIZED_FIGURES = (
     ("chaos_kind", "plot_chaos", ("chaos",)),
     ("exponents_kind", "plot_exponents", ("chaos",)),
     ("interval_distance", "plot_cone", ("cone",)),
-    ("projection", "plot_cone", ("cone",)),
+    ("cone_opening", "plot_cone_opening", ("cone",)),
     ("switching", "plot_switching", ("switching",)),
 )
 SUMMARIZED_OF_DIAGRAM = ("regime.nc", "figures/phase_diagram.png")

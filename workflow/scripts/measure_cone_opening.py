@@ -10,7 +10,7 @@ def main(smk):
     with logged_job(smk) as job:
         cone = read_dataset(smk.input.cone, recipe=job.recipe_of("cone"))
         opening = opening_of_cone(cone, **job.settings)
-        job.log.info("late kernels: %s (%s)", opening["verdict"].item(), opening["verdict_reason"].item())
+        job.log.info("late kernels: %s (%s)", opening["drift_verdict"].item(), opening["drift_reason"].item())
         title = f"Opening of the cone of study {smk.wildcards.study}: the late kernels' radius, dimension, confinement"
         write_dataset(smk.output.opening, opening, title=title, recipe=job.recipe_text)
 

@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike
 
 from twophase.free_drift import (
     confinement,
+    distance_exponent,
     drift_ratio,
     free_drift,
-    growth_exponent,
     inverse_saturation,
     judge,
     moves_at_all,
@@ -57,12 +57,12 @@ DESCRIPTIONS = {
     "drift_ratio": ("sum of S over sum of P, late pairs but neighbours; 1 is free drift", "1"),
     "inverse_saturation": ("1/A of S = A (1 - prod (1 - S_i / A)), late pairs; 1 is free drift", "1"),
     "confinement": ("(1/A - 1) times the sum of the late moves S_i; 0 is free drift, positive confined", "1"),
-    "growth_exponent": ("d log S / d log P over far late pairs; 1 is free drift, 0 saturated", "1"),
-    "verdict": ("motion of the late kernels: confined, free, directed or undecided", "1"),
-    "verdict_reason": ("what the verdict rests on", "1"),
+    "distance_exponent": ("d log S / d log P over far late pairs; 1 is free drift, 0 saturated", "1"),
+    "drift_verdict": ("motion of the late kernels: confined, free, directed or undecided", "1"),
+    "drift_reason": ("what the verdict rests on", "1"),
 }
 # Of these the mean over seeds and its interval are given too.
-AVERAGED = ("cone_radius", "drift_ratio", "inverse_saturation", "confinement", "growth_exponent")
+AVERAGED = ("cone_radius", "drift_ratio", "inverse_saturation", "confinement", "distance_exponent")
 ENDS = {"mean": "mean over seeds of", "lower": "lower end of the interval of", "upper": "upper end of the interval of"}
 for _name in AVERAGED:
     _long, _unit = DESCRIPTIONS[_name]
@@ -102,7 +102,7 @@ def opening_of_cone(
         for end, value in zip(ENDS, mean_interval(values[np.isfinite(values)], confidence), strict=True):
             joined[f"{name}_{end}"] = value
     joined = joined.assign(
-        late_from=late_from, confidence=confidence, verdict=verdict.verdict, verdict_reason=verdict.reason
+        late_from=late_from, confidence=confidence, drift_verdict=verdict.verdict, drift_reason=verdict.reason
     )
     return describe(joined, DESCRIPTIONS)
 
@@ -194,7 +194,7 @@ def _opening_of_seed(cone: xr.Dataset, late: np.ndarray, references: np.ndarray,
             "drift_ratio": drift_ratio(among_late),
             "inverse_saturation": inverse_saturation(among_late),
             "confinement": confinement(among_late),
-            "growth_exponent": growth_exponent(among_late),
+            "distance_exponent": distance_exponent(among_late),
         },
         coords={"step": steps, "step_other": steps, "reference_step": references},
     )

@@ -31,7 +31,7 @@ way, S is near P whatever the motion; then the confinement is known badly, and "
 "undecided", since an interval that holds 0 comes from too few kernels or seeds too.
 
 What "confined" doesn't say: that the distance has ended to grow. Kernels that jitter around a mean that drifts freely
-are confined in this sense, since part of their way is undone. ``growth_exponent`` is reported for that: it is 1 for
+are confined in this sense, since part of their way is undone. ``distance_exponent`` is reported for that: it is 1 for
 free drift, 0 where S has saturated. And a verdict belongs to its spacing: the closer the kernels, the more of a fast
 jitter counts as way.
 
@@ -167,7 +167,7 @@ def confinement(distances: ArrayLike) -> float:
     return (inverse_saturation(distances) - 1) * float(np.diagonal(distances, 1).sum())
 
 
-def growth_exponent(distances: ArrayLike) -> float:
+def distance_exponent(distances: ArrayLike) -> float:
     """How S grows with P at last: log(S_far / S_near) / log(P_far / P_near), 1 for free drift, 0 if saturated.
 
     Far pairs are those with P above half of the largest, near ones those above a quarter; S and P are means over each.

@@ -54,7 +54,7 @@ def cone_claims(study: str, data: Mapping[str, xr.Dataset], confidence: float, l
             "Narrow cone",
             "Zhou 2025a, Fig. 5; Zhou 2025b",
             "Late kernels keep moving, but stay within a narrow cone.",
-            "projection",
+            "cone_opening",
             confinement(cone, data.get("cone_opening"), confidence),
         ),
     ]
@@ -129,13 +129,8 @@ def confinement(cone: xr.Dataset, opening: xr.Dataset | None, confidence: float)
     whole = mean_over_seeds(np.degrees(np.arccos(np.clip(1 - ends, -1, 1))), confidence)
     radius, lower, upper = (float(opening[f"cone_radius_{end}"].item()) for end in ("mean", "lower", "upper"))
     seeds = int(np.isfinite(opening["cone_radius"]).sum())
-    found = text_of(opening, "drift_verdict")
+    found = str(opening["drift_verdict"].item())
     more = f"; first and last kernel are {number_text(whole.value)}° apart; drift {found}"
     mean = Mean(radius, lower, upper, seeds, confidence)
     verdict = DRIFT.get(found, UNDECIDED)
-    return mean.finding(verdict, text_of(opening, "drift_reason"), unit="degrees", more=more)
-
-
-def text_of(dataset: xr.Dataset, name: str) -> str:
-    """A text that a data set holds as a variable without dimensions, or as an attribute; empty if as neither."""
-    return str(dataset[name].item()) if name in dataset else str(dataset.attrs.get(name, ""))
+    return mean.finding(verdict, str(opening["drift_reason"].item()), unit="degrees", more=more)

@@ -60,7 +60,8 @@ def transition_claims(study: str, transition: xr.Dataset | None, *, of_kernel: b
 def _transition_claim(study: str, curve: xr.Dataset, confidence: float) -> Claim:
     label, measure = str(curve["curve"].item()), str(curve["measure"].item())
     paper, statement = STATEMENTS[measure]
-    step = _mean(curve, "transition_step", "seeds_used", float(confidence))
+    names = ("transition_step", "transition_lower", "transition_upper")
+    step = _mean(curve, names, "seeds_used", float(confidence))
     if bool(curve["found"].item()):
         finding = step.finding(HOLDS, "found: it passed every test for a transition", unit="steps")
     else:
@@ -88,7 +89,8 @@ def pair_claims(study: str, transition: xr.Dataset | None) -> list[Claim]:
         first, second = (str(pair[name].item()) for name in ("first_curve", "second_curve"))
         if KERNEL not in (first, second):
             continue
-        difference = _mean(pair, "difference", "pair_seeds", float(transition.attrs.get("confidence", math.nan)))
+        names = ("difference", "difference_lower", "difference_upper")
+        difference = _mean(pair, names, "pair_seeds", float(transition.attrs.get("confidence", math.nan)))
         verdict = PAIRS.get(str(pair["verdict"].item()), UNDECIDED)
         finding = difference.finding(verdict, str(pair["pair_reason"].item()), unit="steps")
         name = f"{_readable(first)} and {_readable(second)}: same transition"
@@ -96,9 +98,9 @@ def pair_claims(study: str, transition: xr.Dataset | None) -> list[Claim]:
     return claims
 
 
-def _mean(estimates: xr.Dataset, name: str, seeds: str, confidence: float) -> Mean:
+def _mean(estimates: xr.Dataset, names: tuple[str, str, str], seeds: str, confidence: float) -> Mean:
     """An estimate as the file holds it, with its interval."""
-    value, lower, upper = (float(estimates[variable].item()) for variable in (name, f"{name}_lower", f"{name}_upper"))
+    value, lower, upper = (float(estimates[name].item()) for name in names)
     return Mean(value, lower, upper, int(estimates[seeds].item()), confidence)
 
 

@@ -110,7 +110,7 @@ def _sentences(opening: xr.Dataset) -> list[str]:
         else "one seed: no intervals",
         _with_interval(opening, "cone_radius", "cone radius", " degrees"),
         _with_interval(opening, "inverse_saturation", "1/A", " (1 for free drift)"),
-        _with_interval(opening, "growth_exponent", "growth exponent", " (1 for free drift, 0 saturated)"),
+        _with_interval(opening, "distance_exponent", "distance exponent", " (1 for free drift, 0 saturated)"),
         f"effective dimension of the late path {compact(dimension)}, of free drift with its moves {compact(drift)}"
         if np.isfinite(dimension)
         else "",
