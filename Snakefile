@@ -1,6 +1,6 @@
 """twophase: how a network's training passes from chaos to order.
 
-Targets: all, figures, chaos, cone, transition, switching, phase_diagram.
+Targets: all, figures, chaos, cone, transition, switching, pointwise, phase_diagram.
 """
 
 
@@ -18,6 +18,7 @@ include: "workflow/rules/chaos.smk"
 include: "workflow/rules/cone.smk"
 include: "workflow/rules/transition.smk"
 include: "workflow/rules/switching.smk"
+include: "workflow/rules/pointwise.smk"
 include: "workflow/rules/phase_diagram.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/summary.smk"

@@ -44,6 +44,10 @@ studies:
       evaluation_examples: 50
       probe_examples: 10
       published_test_accuracy: {0: 0.1, 6: 0.3}
+    pointwise:
+      steps: [0, 6, 20]
+      probe_examples: 20
+      batches: 4
 """)
 
 
@@ -87,6 +91,7 @@ BROKEN = {
     "misspelt in chaos": (("chaos/draw", 1), "chaos.draw", "did you mean 'draws'?"),
     "misspelt in cone": (("cone/kernels", "full"), "cone.kernels", "did you mean 'kernel'?"),
     "misspelt in switching": (("switching/switch_step", [1]), "switching.switch_step", "did you mean 'switch_steps'?"),
+    "misspelt in pointwise": (("pointwise/step", [1]), "pointwise.step", "did you mean 'steps'?"),
     "misspelt in a schedule of its own": (
         ("switching/schedule", {"name": "constant", "warm_up": 3}),
         "switching.schedule.warm_up",
@@ -159,6 +164,15 @@ BROKEN = {
     "no t0": (("chaos/perturbation_steps", []), "chaos.perturbation_steps", "the grid is empty"),
     "no t1": (("chaos/comparison_steps", []), "chaos.comparison_steps", "the grid is empty"),
     "no kernel steps": (("cone/kernel_steps", []), "cone.kernel_steps", "the grid is empty"),
+    "one batch": (("pointwise/batches", 1), "pointwise.batches", "greater than or equal to 2, got 1"),
+    "batches that are true": (("pointwise/batches", True), "pointwise.batches", "expected a number, got True"),
+    "no image for the Hessian": (("pointwise/probe_examples", 0), "pointwise.probe_examples", "greater than 0, got 0"),
+    "no steps of single points": (("pointwise/steps", []), "pointwise.steps", "the grid is empty"),
+    "single points beyond the run": (
+        ("pointwise/steps", [0, 24, 25]),
+        "pointwise.steps",
+        r"must not exceed the run's length of 24 steps, got \[25\]",
+    ),
     "no switch steps": (("switching/switch_steps", []), "switching.switch_steps", "the grid is empty"),
     "a grid that is a number": (("cone/kernel_steps", 5), "cone.kernel_steps", "expected a list, got 5"),
     "a negative step": (("cone/kernel_steps", [0, -5]), "cone.kernel_steps[1]", "greater than or equal to 0, got -5"),
@@ -299,6 +313,7 @@ BROKEN = {
         "asks for 201, the study has 200 training",
     ),
     "too many for the eigenvalue": (("switching/probe_examples", 201), "switching.probe_examples", "has 200 training"),
+    "too many for the Hessian": (("pointwise/probe_examples", 201), "pointwise.probe_examples", "has 200 training"),
     "two points": (
         ("chaos/interpolation_points", 2),
         "chaos.interpolation_points",
@@ -412,6 +427,12 @@ def test_all_problems_come_at_once():
         ([("training/length", "many"), ("switching/switch_steps", [0, 5000])], {"training.length"}),
         ([("data/train_examples", 99_999), ("switching/evaluation_examples", 5000)], {"data.train_examples"}),
         ([("data/source", "folder"), ("switching/probe_examples", 5000)], {"data.source"}),
+        ([("training/length", "many"), ("pointwise/steps", [0, 5000])], {"training.length"}),
+        ([("data/train_examples", 99_999), ("pointwise/probe_examples", 5000)], {"data.train_examples"}),
+        (
+            [("training/batch_size", "many"), ("training/length", "1 epoch"), ("pointwise/steps", [99])],
+            {"training.batch_size"},
+        ),
         (
             [("training/batch_size", "many"), ("training/length", "1 epoch"), ("switching/switch_steps", [9])],
             {"training.batch_size"},
@@ -467,6 +488,9 @@ def test_class_balanced_subsets_must_fit_the_smallest_class(tmp_path):
         study["switching"] = {"switch_steps": [1], "evaluation_examples": 6, "probe_examples": 6, key: 8}
         assert "asks for 8, as many of each class" in problems_of(raw)[f"switching.{key}"]
     del study["switching"]
+    study["pointwise"] = {"steps": [1], "probe_examples": 8}
+    assert "asks for 8, as many of each class" in problems_of(raw)["pointwise.probe_examples"]
+    del study["pointwise"]
     data["train_examples"] = 8
     assert "the source has 6 such" in problems_of(raw)["data.train_examples"]
     del study["cone"]
@@ -702,6 +726,9 @@ def test_whatever_decides_training_is_in_the_runs_settings():
         ("cone", None),
         ("cone/kernel", "trace"),
         ("cone/probe_examples", 20),
+        ("pointwise", None),
+        ("pointwise/steps", [3]),
+        ("pointwise/batches", 2),
         ("switching", None),
         ("switching/switch_steps", [3]),
         ("switching/learning_rates", [0.5]),

@@ -83,6 +83,7 @@ RULES = {
     "compare_branch": {"trajectory": "control_at5"},
     "compute_entk": {"step": "6"},
     "measure_cone": {},
+    "measure_pointwise": {},
     "measure_linearized": {"linearized": "linearized_at6_rate0.05"},
 }
 

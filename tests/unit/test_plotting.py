@@ -157,6 +157,24 @@ def make_opening(late_from=150, **settings):
     return opening_of_cone(make_cone(**settings), late_from=late_from, confidence=0.9, base_rate=0.1, schedule=schedule)
 
 
+def make_pointwise(seeds=3, steps=SMALL_STEPS, rate=0.1, sign=1.0):
+    """As rule collect_pointwise writes it; late ratios have the sign that is asked for."""
+    rng = np.random.default_rng(4)
+    steps = np.asarray(steps)
+    time = np.log1p(steps / steps[-1] * 20)
+    wobble = np.exp(0.1 * rng.standard_normal((3, seeds, len(steps))))
+    ratio = 1.2 * np.exp(-1.5 * time) * wobble[0]
+    ratio[:, -2:] *= sign
+    data = {
+        "gradient_signal_to_noise": (("seed", "step"), ratio),
+        "gradient_norm": (("seed", "step"), (0.3 + 0.6 * np.exp(-time)) * wobble[1]),
+        "sharpness": (("seed", "step"), (2 + 6 * time * np.exp(-time)) * wobble[2]),
+        "stability_threshold": ("step", 3.8 / np.where(steps < steps[-1] // 2, rate, rate / 10)),
+    }
+    whole = {"batches": 16, "batch_size": 64, "probe_examples": 500}
+    return xr.Dataset(data | whole, {"seed": np.arange(seeds), "step": steps})
+
+
 PUBLISHED = {0: 0.1, 200: 0.13, 1000: 0.4, 5000: 0.82}
 
 
@@ -171,6 +189,7 @@ FIGURES = {
         {"switch_steps": [0, 10, 50, *range(500, 10_000, 500)], "rates": (1, 0.3, 0.1, 1e-3), "length": 10_000},
     ),
 }
+FIGURES["pointwise"] = (plotting.plot_pointwise, make_pointwise, {"steps": LARGE_STEPS, "sign": -1.0})
 for _name in ("distance_matrix", "reference_distance", "interval_distance", "projection", "kernel_scale"):
     _large_cone = {"steps": LARGE_STEPS, "references": range(0, 10_000, 2000), "intervals": range(100, 600, 100)}
     FIGURES[_name] = (getattr(plotting, f"plot_{_name}"), make_cone, _large_cone)
@@ -574,6 +593,55 @@ def test_rates_are_drawn_beside_the_largest_stable_one():
     (stable,) = axes.containers
     np.testing.assert_allclose(stable[0].get_ydata(), switching["stable_learning_rate"][:, 0].mean("seed"))
     assert {0.1, 0.02} <= {line.get_ydata()[0] for line in axes.lines}
+
+
+# Single points
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_single_points_show_every_seed_their_mean_and_the_threshold(seeds):
+    data = make_pointwise(seeds=seeds)
+    figure = plotting.plot_pointwise(data)
+    assert len(figure.axes) == 3
+    for axes, name in zip(figure.axes, ("gradient_signal_to_noise", "gradient_norm", "sharpness"), strict=True):
+        drawn = [line.get_ydata() for line in axes.lines[: seeds + 1]]
+        np.testing.assert_allclose(drawn, [*data[name].values, data[name].mean("seed")])
+        assert len(axes.collections) == (seeds > 1)
+        assert axes.get_yscale() == "log"
+    threshold = figure.axes[2].lines[-1]
+    assert threshold.get_label() == "stability threshold"
+    np.testing.assert_allclose(threshold.get_ydata(), data["stability_threshold"])
+    note = _note(figure)
+    assert "16 batches of 64 images, Hessian on 500 images" in note
+    assert ("one seed: no spread" if seeds == 1 else "bands: standard deviation over seeds") in note
+    assert "negative" not in note
+    assert "gaps" not in note
+
+
+def test_negative_ratios_are_seen():
+    data = make_pointwise(sign=-1.0)
+    figure = plotting.plot_pointwise(data)
+    _check_layout(figure)
+    axes, lowest = figure.axes[0], float(data["gradient_signal_to_noise"].min())
+    assert axes.get_yscale() == "symlog"
+    assert axes.get_ylim()[0] < lowest < 0
+    assert f"linear within ±{-lowest:.2g}" in _note(figure)
+
+
+def test_what_was_not_found_is_a_gap():
+    data = make_pointwise()
+    data["sharpness"][1, 3] = np.nan
+    data["stability_threshold"][:] = np.nan  # as with AdamW
+    figure = plotting.plot_pointwise(data)
+    _check_layout(figure)
+    assert np.isnan(figure.axes[2].lines[3].get_ydata()[3])
+    assert len(figure.axes[2].lines) == 4
+    assert "gaps: not found in some seed" in _note(figure)
+    data["sharpness"][:] = np.nan
+    data["gradient_signal_to_noise"][:] = np.inf
+    data["stability_threshold"][:] = np.inf  # a learning rate of 0
+    _check_layout(plotting.plot_pointwise(data))
+    _check_layout(plotting.plot_pointwise(make_pointwise().isel(step=[0])))
 
 
 # Small parts

@@ -14,7 +14,7 @@ def tiny_study() -> dict:
 def bare_study() -> dict:
     """One short parent, nothing measured."""
     study = copy.deepcopy(tiny_study())
-    del study["chaos"], study["cone"], study["switching"]
+    del study["chaos"], study["cone"], study["switching"], study["pointwise"]
     return study | {"seeds": [0], "training": study["training"] | {"length": 5}}
 
 

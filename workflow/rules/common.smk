@@ -207,6 +207,14 @@ def settings_of_switching_figure(study):
     return settings, {"switching": "collect_switching"}
 
 
+def settings_of_pointwise_measures(study):
+    settings = {
+        "steps": study.pointwise.steps,
+        "measures": study.pointwise.model_dump(include={"probe_examples", "batches"}),
+    }
+    return settings, {"checkpoint": "advance"}
+
+
 def settings_of_figures(input_name, maker):
     return lambda study: (CONFIG.figures.model_dump(), {input_name: maker})
 
@@ -305,6 +313,8 @@ SETTINGS = {
     "advance_linearized": lambda study: (study.linearized_settings(), {"checkpoint": "advance"}),
     "measure_linearized": settings_of_linearized_measures,
     "collect_switching": settings_of_switching,
+    "measure_pointwise": settings_of_pointwise_measures,
+    "collect_pointwise": lambda study: ({"seeds": study.seeds}, {"measures": "measure_pointwise"}),
     "prepare_examples": settings_of_examples,
     "measure_tile": lambda diagram: (diagram.accuracy(), {"data": "prepare_examples"}),
     "collect_phase_diagram": settings_of_distances,
@@ -320,5 +330,6 @@ SETTINGS = {
     "plot_exponents": settings_of_figures("transition", "find_transitions"),
     "plot_cone_opening": settings_of_figures("opening", "measure_cone_opening"),
     "plot_switching": settings_of_switching_figure,
+    "plot_pointwise": settings_of_figures("pointwise", "collect_pointwise"),
     "plot_phase_diagram": settings_of_phase_diagram_figures,
 }

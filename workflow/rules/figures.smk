@@ -219,6 +219,30 @@ rule plot_switching:
         "../scripts/plot_switching.py"
 
 
+rule plot_pointwise:
+    input:
+        pointwise="results/{study}/pointwise.nc",
+    output:
+        pointwise=report(
+            "results/{study}/figures/pointwise.png",
+            caption="../report/pointwise.rst",
+            category="{study}",
+            labels={"figure": "10 Gradient coherence and sharpness"},
+        ),
+        pointwise_svg="results/{study}/figures/pointwise.svg",
+    log:
+        "results/{study}/logs/plot_pointwise.log",
+    benchmark:
+        "results/{study}/benchmarks/plot_pointwise.tsv"
+    localrule: True
+    conda:
+        "../../envs/twophase.yaml"
+    params:
+        recipe=recipe_text("plot_pointwise"),
+    script:
+        "../scripts/plot_pointwise.py"
+
+
 rule plot_phase_diagram:
     input:
         regime="results/phase_diagram/{diagram}/regime.nc",
@@ -273,6 +297,7 @@ rule figures:
         cone_results(),
         transition_results(),
         switching_results(),
+        pointwise_results(),
         phase_diagram_results(),
 
 
@@ -294,6 +319,11 @@ rule transition:
 rule switching:
     input:
         switching_results(),
+
+
+rule pointwise:
+    input:
+        pointwise_results(),
 
 
 rule phase_diagram:

@@ -166,6 +166,17 @@ def linearized_measures(wildcards):
     ]
 
 
+def pointwise_starts(wildcards):
+    """For each measured step the checkpoint at or below it, from which, or from the step before, it is replayed."""
+    steps = CONFIG.studies[wildcards.study].pointwise.steps
+    return [stored_checkpoint(wildcards.study, wildcards.seed, PARENT, step) for step in steps]
+
+
+def pointwise_measures(wildcards):
+    study = CONFIG.studies[wildcards.study]
+    return [f"results/{wildcards.study}/seed{seed}/pointwise.nc" for seed in study.seeds]
+
+
 def comparisons(wildcards):
     study = CONFIG.studies[wildcards.study]
     return [
@@ -251,6 +262,15 @@ def switching_results():
         for name, study in STUDIES.items()
         if study.switching
         for path in (f"results/{name}/switching.nc", *figure_files(name, ["switching"]))
+    ]
+
+
+def pointwise_results():
+    return [
+        path
+        for name, study in STUDIES.items()
+        if study.pointwise
+        for path in (f"results/{name}/pointwise.nc", *figure_files(name, ["pointwise"]))
     ]
 
 

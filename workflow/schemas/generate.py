@@ -33,6 +33,7 @@ SECTIONS = {
     config.Chaos: "studies.NAME.chaos",
     config.Cone: "studies.NAME.cone",
     config.Switching: "studies.NAME.switching",
+    config.Pointwise: "studies.NAME.pointwise",
     config.Analysis: "studies.NAME.analysis",
     PhaseDiagram: "phase_diagrams.NAME",
     Points: "phase_diagrams.NAME.points",

@@ -206,6 +206,18 @@ class Switching(Section):
     )
 
 
+class Pointwise(Section):
+    """What single points of the parent say: the gradient's signal-to-noise ratio and the Hessian's top eigenvalue."""
+
+    steps: StepGrid = Field(description="Steps of the parent at which both are measured.")
+    probe_examples: PositiveInt = Field(
+        500, description="Class-balanced, unaugmented training images of the Hessian, all in one batch."
+    )
+    batches: Annotated[int, Field(ge=2, le=LARGEST), NOT_BOOL] = Field(
+        16, description="Batches, drawn beside those of the run, whose gradients give signal and noise."
+    )
+
+
 class Analysis(Section):
     """What is computed from the measured curves; changing it trains nothing again."""
 
@@ -233,6 +245,9 @@ class Study(Section):
     chaos: Chaos | None = Field(None, description="The chaos effect; null leaves it out.")
     cone: Cone | None = Field(None, description="The cone effect; null leaves it out.")
     switching: Switching | None = Field(None, description="Linearised switching; null leaves it out.")
+    pointwise: Pointwise | None = Field(
+        None, description="Gradient signal-to-noise ratio and sharpness along the parent; null leaves them out."
+    )
     analysis: Analysis = Field(Analysis(), description="Estimates with intervals, from what the others measured.")
 
     def steps_per_epoch(self) -> float:
@@ -307,6 +322,7 @@ class Study(Section):
             yield from self._chaos_problems(length)
             yield from self._cone_problems(length)
             yield from self._switching_problems(length)
+            yield from self._pointwise_problems(length)
             if self.analysis.late_from and self.late_from() >= length:
                 yield "analysis.late_from", f"must lie below the run's length of {length} steps, got {self.late_from()}"
 
@@ -325,6 +341,8 @@ class Study(Section):
                 ("switching.evaluation_examples", self.switching.evaluation_examples, train, "training images"),
                 ("switching.probe_examples", self.switching.probe_examples, train, "training images"),
             ]
+        if self.pointwise:
+            wanted.append(("pointwise.probe_examples", self.pointwise.probe_examples, train, "training images"))
         for key, asked, there, what in wanted:
             if asked > there:
                 yield key, f"asks for {asked}, the study has {there} {what}"
@@ -352,6 +370,8 @@ class Study(Section):
                 ("switching.evaluation_examples", self.switching.evaluation_examples, train),
                 ("switching.probe_examples", self.switching.probe_examples, train),
             ]
+        if self.pointwise:
+            wanted.append(("pointwise.probe_examples", self.pointwise.probe_examples, train))
         for key, asked, most in wanted:
             if most < asked <= self.data.train_size():
                 so = f" for certain, with data.label_noise {self.data.label_noise:g}" if noisy else ""
@@ -400,6 +420,13 @@ class Study(Section):
         if beyond:
             yield "switching.switch_steps", f"must lie below the run's length of {length} steps, got {shown(beyond)}"
 
+    def _pointwise_problems(self, length: int) -> Iterator[tuple[str, str]]:
+        if self.pointwise is None:
+            return
+        beyond = [step for step in self.pointwise.steps if step > length]
+        if beyond:
+            yield "pointwise.steps", f"must not exceed the run's length of {length} steps, got {shown(beyond)}"
+
 
 # What a check between fields of a study rests on: where one of these is wrong itself, the check would only confuse.
 _DATA = ("data", "data.source", "data.folder", "data.train_examples", "data.test_examples")
@@ -428,6 +455,8 @@ RESTS_ON = {
     "switching.switch_steps": _LENGTH,
     "switching.evaluation_examples": _DATA,
     "switching.probe_examples": _DATA,
+    "pointwise.steps": _LENGTH,
+    "pointwise.probe_examples": _DATA,
 }
 
 

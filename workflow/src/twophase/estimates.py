@@ -26,6 +26,9 @@ SECONDS_PER_STEP = 2e-3  # whatever the network
 SECONDS_PER_JOB = 15.0  # start of Snakemake, Python and PyTorch, on a busy machine
 BACKWARD = 3  # multiply-adds of a training step over those of a forward pass
 LINEARIZED = 2  # a linearised step over an ordinary one; measured: 1.6 to 1.7 (benchmarks/linearized_step.py)
+HESSIAN_PRODUCTS = 40  # for a sharpness; a ResNet-8 takes 9 to 21
+HESSIAN_PRODUCT = 10  # forward passes that a product with the Hessian takes; measured: 4 (VGG-16), 6 and 10 (ResNets)
+HESSIAN_GRAPH = 5  # memory of the graph of a gradient over that of activations; measured: 3 to 5
 SECONDS_PER_NEURON = 7e-6  # of a two-layer flow, for each example and input; measured: 1e-6 (images), 7e-6 (points)
 MARGIN = 2  # limit over estimate
 
@@ -40,6 +43,7 @@ NETWORK_RULES = (
     "compare_branch",
     "compute_entk",
     "measure_linearized",
+    "measure_pointwise",
 )
 USERS_NETWORK = NetworkSize(parameters=20_000_000, buffers=0, multiply_adds=500_000_000, activations=2_000_000)
 
@@ -225,6 +229,15 @@ class StudyEstimates:
         eigenvalue = 100 * LINEARIZED * study.switching.probe_examples * study.data.classes()
         return self._steps(replayed) + self._forward(LINEARIZED * len(measured) * seen + eigenvalue)
 
+    def _measure_pointwise(self, **_) -> float:
+        measured, replayed, reached = self.study.pointwise, 0, 0
+        for step in measured.steps:  # on from the last step, or from a checkpoint above it
+            replayed += min(step - reached, self._replay(PARENT, step))
+            reached = step
+        products = len(measured.steps) * HESSIAN_PRODUCTS * HESSIAN_PRODUCT
+        noise = self._steps(len(measured.steps) * measured.batches)
+        return self._steps(replayed) + noise + products * self._forward(measured.probe_examples)
+
     # Megabytes beyond what every job needs.
 
     def _memory(self, rule: str) -> float:
@@ -238,6 +251,9 @@ class StudyEstimates:
         numbers += 2 * self.study.training.batch_size * self.network.activations
         if "linearized" in rule:
             numbers += 2 * self.study.training.batch_size * self.network.activations + 4 * self.network.parameters
+        if rule == "measure_pointwise":  # the gradient's graph; Lanczos vectors, and sums of gradients, in float64
+            numbers += HESSIAN_GRAPH * self.study.pointwise.probe_examples * self.network.activations
+            numbers += 2 * 20 * self.network.parameters
         return GPU_MEMORY + self.bytes_per_number * numbers / 1e6
 
 

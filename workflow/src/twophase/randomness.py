@@ -13,6 +13,7 @@ class Source(IntEnum):
     AUGMENTATION = 2
     PERTURBATION = 3
     NETWORK = 4  # dropout and other layers that draw from PyTorch's global generator
+    GRADIENT_NOISE = 5  # batches beside the run's, on which gradients and the Hessian are measured
 
 
 def spawned_sequence(seed: int, source: Source, *key: int) -> np.random.SeedSequence:

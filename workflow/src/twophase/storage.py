@@ -21,6 +21,10 @@ REFERENCES = {
     "Zhou 2025b": "Zhou, Yang, Ren, Sugiyama, Yan: On the Cone Effect in the Learning Dynamics, arXiv 2503.16316",
     "Luo 2021": "Luo, Xu, Ma, Zhang: Phase Diagram for Two-layer ReLU Neural Networks at Infinite-width Limit, JMLR "
     "22, arXiv 2007.07497",
+    "Cohen 2021": "Cohen, Kaur, Li, Kolter, Talwalkar: Gradient Descent on Neural Networks Typically Occurs at the "
+    "Edge of Stability, arXiv 2103.00065",
+    "McCandlish 2018": "McCandlish, Kaplan, Amodei, OpenAI Dota Team: An Empirical Model of Large-Batch Training, "
+    "arXiv 1812.06162",
 }
 
 

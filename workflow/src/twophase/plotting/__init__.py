@@ -12,6 +12,7 @@ from twophase.plotting.cone_opening import plot_cone_opening
 from twophase.plotting.history import plot_history
 from twophase.plotting.neurons import plot_learned_functions, plot_orientations
 from twophase.plotting.phase_diagram import plot_phase_diagram
+from twophase.plotting.pointwise import plot_pointwise
 from twophase.plotting.relative_distance import plot_relative_distance
 from twophase.plotting.style import save_figure, style_context
 from twophase.plotting.switching import plot_switching
@@ -28,6 +29,7 @@ __all__ = [
     "plot_learned_functions",
     "plot_orientations",
     "plot_phase_diagram",
+    "plot_pointwise",
     "plot_projection",
     "plot_reference_distance",
     "plot_relative_distance",
