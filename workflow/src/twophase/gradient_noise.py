@@ -57,15 +57,15 @@ def signal_and_noise(gradients: Iterable[list[Tensor]]) -> dict[str, float]:
 
     With the mean gbar, ``noise = sum_i |g_i - gbar|^2 / (m - 1)`` is an unbiased estimate of the trace of a gradient's
     covariance, and ``signal = |gbar|^2 - noise / m`` one of ``|G|^2``. The simple noise scale of McCandlish 2018 (arXiv
-    1812.06162, appendix A), a batch size, is ``batch size / signal_to_noise``.
+    1812.06162, appendix A), a batch size, is ``batch size / gradient_signal_to_noise``.
 
     Args:
         gradients: At least two, taken one at a time; a tensor for each parameter.
 
     Returns:
         ``gradient_norm`` = |gbar|, larger than |G| by the noise that is left in the mean; ``gradient_signal``, negative
-        where chance has it; ``gradient_noise``; ``gradient_signal_to_noise``, their ratio, infinite without noise. Sums are
-        float64, in memory of two gradients beside the one at hand.
+        where chance has it; ``gradient_noise``; ``gradient_signal_to_noise``, their ratio, infinite without noise.
+        Sums are float64, in memory of two gradients beside the one at hand.
 
     Raises:
         ValueError: If fewer than two came.
