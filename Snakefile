@@ -1,6 +1,6 @@
 """twophase: how a network's training passes from chaos to order.
 
-Targets: all, figures, chaos, cone, transition, switching, pointwise, phase_diagram.
+Targets: all, figures, chaos, cone, transition, switching, pointwise, sweep, phase_diagram.
 """
 
 
@@ -19,6 +19,7 @@ include: "workflow/rules/cone.smk"
 include: "workflow/rules/transition.smk"
 include: "workflow/rules/switching.smk"
 include: "workflow/rules/pointwise.smk"
+include: "workflow/rules/sweep.smk"
 include: "workflow/rules/phase_diagram.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/summary.smk"

@@ -674,7 +674,7 @@ def test_block_and_moving_means():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workflow/report").glob("*.rst")), ids=lambda path: path.stem)
 def test_captions_are_valid_restructuredtext(path):
-    wildcards = SimpleNamespace(study="tiny", kind="gaussian", diagram="tiny")
+    wildcards = SimpleNamespace(study="tiny", kind="gaussian", diagram="tiny", sweep="tiny")
     text = jinja2.Template(path.read_text(), undefined=jinja2.StrictUndefined).render(
         snakemake=SimpleNamespace(wildcards=wildcards)
     )

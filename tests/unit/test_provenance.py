@@ -8,7 +8,7 @@ import pytest
 
 from twophase import provenance
 from twophase.errors import ArtifactError, ModelError
-from twophase.provenance import canonical, check_recipe, code_fingerprint, make_recipe
+from twophase.provenance import canonical, check_recipe, code_fingerprint, digest, make_recipe
 
 SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
 
@@ -275,6 +275,7 @@ def altered(*path, to):
 def test_the_same_recipe_passes():
     check_recipe(canonical(RECIPE), RECIPE, "file")
     check_recipe(canonical(RECIPE), json.loads(canonical(RECIPE)), "file")
+    check_recipe(canonical(RECIPE), digest(canonical(RECIPE)), "file")
 
 
 @pytest.mark.parametrize(
@@ -298,6 +299,11 @@ def test_a_difference_is_named(path, to, message):
         f"results/x/chaos.nc was made by other settings or other code ({message}). "
         "Delete it, or rerun its rule with --forcerun."
     )
+
+
+def test_a_recipe_of_another_digest_is_refused():
+    with pytest.raises(ArtifactError, match=r"sweep\.nc was made .*\(recipe sha256:\w+, expected recipe sha256:0+\)"):
+        check_recipe(canonical(RECIPE), f"recipe sha256:{'0' * 64}", "sweep.nc")
 
 
 def test_of_many_differences_three_are_named():

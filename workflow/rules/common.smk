@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -41,10 +42,12 @@ ENTK_MEMORY_MB = 4000  # that a kernel may take beyond the network and its image
 FLOW_MEMORY_MB = 2000  # that the networks of a tile may take
 STUDIES = CONFIG.selected()
 DIAGRAMS = CONFIG.selected_diagrams()
+SWEEPS = CONFIG.sweeps()
 
 
 wildcard_constraints:
-    study="|".join(CONFIG.studies) or "(?!)",
+    study="|".join(map(re.escape, CONFIG.studies)) or "(?!)",
+    sweep="|".join(SWEEPS) or "(?!)",
     diagram="|".join(CONFIG.phase_diagrams) or "(?!)",
     tile=TILE_PATTERN,
     seed=r"\d+",
@@ -73,6 +76,29 @@ def recipe(rule_name, name):
         code,
         **{input_name: recipe(maker, name) for input_name, maker in inputs.items()},
     )
+
+
+def sweep_recipe_text(name):
+    """A params function: the recipe of a rule's output for the sweep of its wildcards."""
+    return lambda wildcards: canonical(sweep_recipe(name, wildcards.sweep))
+
+
+@cache
+def sweep_recipe(rule_name, name):
+    """What decides the output of a rule that reads a sweep; of its cells, which may be many, the recipes' digests."""
+    code = code_fingerprint(SCRIPTS / f"{rule_name}.py")
+    if rule_name == "plot_sweep":
+        return make_recipe(rule_name, CONFIG.figures.model_dump(), code, sweep=sweep_recipe("collect_sweep", name))
+    cells = list(SWEEPS[name])
+    settings = {"axes": CONFIG.axes_of(name), "seeds": CONFIG.studies[cells[0]].seeds}
+    makers = {"transition": "find_transitions"}
+    if CONFIG.studies[cells[0]].cone:
+        makers["opening"] = "measure_cone_opening"
+    inputs = {
+        cell: {input_name: digest(canonical(recipe(maker, cell))) for input_name, maker in makers.items()}
+        for cell in cells
+    }
+    return make_recipe(rule_name, settings, code, **inputs)
 
 
 @cache

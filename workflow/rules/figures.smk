@@ -298,6 +298,7 @@ rule figures:
         transition_results(),
         switching_results(),
         pointwise_results(),
+        sweep_results(),
         phase_diagram_results(),
 
 
@@ -324,6 +325,11 @@ rule switching:
 rule pointwise:
     input:
         pointwise_results(),
+
+
+rule sweep:
+    input:
+        sweep_results(),
 
 
 rule phase_diagram:

@@ -205,6 +205,19 @@ def tile_files(wildcards):
     return [f"results/phase_diagram/{wildcards.diagram}/tiles/{name}.nc" for name in names]
 
 
+def cell_files(file_name, section=None):
+    """An input function: a file of each cell of a sweep; none where the cells lack a section of the config."""
+
+    def files(wildcards):
+        return [
+            f"results/{cell}/{file_name}"
+            for cell in SWEEPS[wildcards.sweep]
+            if section is None or getattr(CONFIG.studies[cell], section)
+        ]
+
+    return files
+
+
 def figure_files(study_name, stems):
     return [f"results/{study_name}/figures/{stem}.{suffix}" for stem in stems for suffix in ("png", "svg")]
 
@@ -317,5 +330,14 @@ def summary_inputs():
     return studies + diagrams
 
 
+def sweep_results():
+    return [
+        path
+        for name in CONFIG.selected_sweeps()
+        for path in (f"results/{name}/sweep.nc", *figure_files(name, ["sweep"]))
+    ]
+
+
 def result_folders():
-    return [f"results/{name}" for name in STUDIES] + [f"results/phase_diagram/{name}" for name in DIAGRAMS]
+    names = [*STUDIES, *CONFIG.selected_sweeps()]
+    return [f"results/{name}" for name in names] + [f"results/phase_diagram/{name}" for name in DIAGRAMS]

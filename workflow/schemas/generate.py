@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from twophase import config
 from twophase.config_data import Data
 from twophase.config_phase_diagram import GridPoint, PhaseDiagram, Points
+from twophase.config_sweep import Sweep
 from twophase.config_types import Span, StepRange, ValueRange
 
 FOLDER = Path(__file__).parent
@@ -35,6 +36,7 @@ SECTIONS = {
     config.Switching: "studies.NAME.switching",
     config.Pointwise: "studies.NAME.pointwise",
     config.Analysis: "studies.NAME.analysis",
+    Sweep: "studies.NAME.sweep",
     PhaseDiagram: "phase_diagrams.NAME",
     Points: "phase_diagrams.NAME.points",
     GridPoint: "An entry of phase_diagrams.NAME.shown_points",

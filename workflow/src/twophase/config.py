@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PrivateAttr
 
 from twophase.config_data import Data
 from twophase.config_errors import shown, spoils, suggestion, validate_piecewise
 from twophase.config_phase_diagram import DIAGRAM_RESTS_ON, PhaseDiagram
+from twophase.config_sweep import PLACES, Sweep, cell_name
 from twophase.config_types import (
     LARGEST,
     NOT_BOOL,
@@ -249,6 +250,21 @@ class Study(Section):
         None, description="Gradient signal-to-noise ratio and sharpness along the parent; null leaves them out."
     )
     analysis: Analysis = Field(Analysis(), description="Estimates with intervals, from what the others measured.")
+    sweep: Sweep | None = Field(
+        None, description="Settings that vary, one study for each combination; null makes this the only study."
+    )
+
+    def cells(self) -> list[tuple[dict[str, Any], "Study"]]:
+        """The studies of a sweep, each with its value on each axis."""
+        return [(values, self._cell(values)) for values in self.sweep.cells()]
+
+    def _cell(self, values: dict[str, Any]) -> "Study":
+        """This study without its sweep, and with some settings."""
+        sections: dict[str, Section] = {}
+        for axis, value in values.items():
+            section, key = PLACES[axis]
+            sections[section] = sections.get(section, getattr(self, section)).model_copy(update={key: value})
+        return self.model_copy(update={"sweep": None, **sections})
 
     def steps_per_epoch(self) -> float:
         """Training images over batch size; batches run on across epochs, so that none is cut short."""
@@ -301,7 +317,10 @@ class Study(Section):
         return [self.rate_used(rate) for rate in self.switching.learning_rates or [self.optimizer.learning_rate]]
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield (key, message) for what lies between fields."""
+        """Yield (key, message) for what lies between fields; of a sweep, for what does so in its cells."""
+        if self.sweep:
+            yield from self._sweep_problems()
+            return
         data_problems = list(self.data.problems())
         yield from ((f"data.{key}", message) for key, message in data_problems)
         yield from ((f"model.{key}", message) for key, message in self.model.problems())
@@ -325,6 +344,24 @@ class Study(Section):
             yield from self._pointwise_problems(length)
             if self.analysis.late_from and self.late_from() >= length:
                 yield "analysis.late_from", f"must lie below the run's length of {length} steps, got {self.late_from()}"
+
+    def _sweep_problems(self) -> Iterator[tuple[str, str]]:
+        own = [(f"sweep.{key}".rstrip("."), message) for key, message in self.sweep.problems(self.model.name)]
+        if self.chaos is None and self.cone is None:
+            own.append(("sweep", "needs a section chaos or cone; without them a sweep has nothing to compare"))
+        yield from own
+        if own:
+            return
+        everywhere = list(self._cell({}).problems())
+        found: dict[str, dict[str, list[str]]] = {}  # cells by message, by key
+        for values, cell in self.cells():
+            named = ", ".join(f"{axis} {value}" for axis, value in values.items())
+            for problem in cell.problems():
+                found.setdefault(problem[0], {}).setdefault(problem[1], []).append(
+                    "" if problem in everywhere else named
+                )
+        for key, messages in found.items():
+            yield key, "; ".join(_in_cells(message, named) for message, named in messages.items())
 
     def _size_problems(self) -> Iterator[tuple[str, str]]:
         train, test = self.data.train_size(), self.data.test_size()
@@ -428,6 +465,14 @@ class Study(Section):
             yield "pointwise.steps", f"must not exceed the run's length of {length} steps, got {shown(beyond)}"
 
 
+def _in_cells(message: str, named: list[str]) -> str:
+    """A problem with the cells of a sweep that have it; not if the study has it whatever the sweep."""
+    if not all(named):
+        return message
+    more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    return f"{message} (sweep: {named[0]}{more})"
+
+
 # What a check between fields of a study rests on: where one of these is wrong itself, the check would only confuse.
 _DATA = ("data", "data.source", "data.folder", "data.train_examples", "data.test_examples")
 _EPOCH = (*_DATA, "training.batch_size")
@@ -440,6 +485,10 @@ RESTS_ON = {
     "model.arguments": ("model", "model.name"),
     "model.output_scale": ("model", "model.name", "model.normalization", "optimizer", "optimizer.name"),
     "data.label_noise": ("data.source", "data.folder"),
+    "sweep": ("chaos", "cone", *(f"sweep.{axis}" for axis in PLACES)),
+    "sweep.width": ("model", "model.name"),
+    "sweep.depth": ("model", "model.name"),
+    "sweep.normalization": ("model", "model.name"),
     "optimizer.nesterov": ("optimizer.momentum",),
     "training.length": _LENGTH,
     "training.batch_size": _DATA,
@@ -495,13 +544,60 @@ class Config(Section):
         "from it. Changes no result.",
     )
 
+    _sweeps: dict[str, Study] = PrivateAttr(default_factory=dict)  # what `expanded` has replaced
+    _named: list[str] | None = PrivateAttr(None)
+
     def selected(self) -> dict[str, Study]:
         """The studies that the target rules make."""
         return self._named_in_run(self.studies)
 
+    def sweeps(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """For each sweep, the name of each cell with its value on each axis."""
+        return {name: _cells_by_name(name, study) for name, study in self._sweeps.items()}
+
+    def axes_of(self, sweep: str) -> list[tuple[str, list]]:
+        """The axes of a sweep with their values, in order."""
+        return list(self._sweeps[sweep].sweep.axes().items())
+
+    def selected_sweeps(self) -> list[str]:
+        """The sweeps that the target rules make."""
+        return [name for name in self._sweeps if self._named is None or name in self._named]
+
+    def expanded(self) -> "Config":
+        """The config with the cells of each sweep in its place, among the studies and in ``run``."""
+        sweeps = {name: study for name, study in self.studies.items() if study.sweep}
+        cells = {
+            name: {cell_name(name, values): cell for values, cell in study.cells()} for name, study in sweeps.items()
+        }
+        studies = {
+            cell: study for name, own in self.studies.items() for cell, study in cells.get(name, {name: own}).items()
+        }
+        run = self.run and list(dict.fromkeys(cell for name in self.run for cell in cells.get(name, [name])))
+        config = self.model_copy(update={"studies": studies, "run": run})
+        config._sweeps, config._named = sweeps, self.run
+        return config
+
     def selected_diagrams(self) -> dict[str, PhaseDiagram]:
         """The phase diagrams that the target rules make."""
         return self._named_in_run(self.phase_diagrams)
+
+    def _runs(self, name: str, section: Study | PhaseDiagram) -> bool:
+        """Whether ``run`` names a study, one of its cells or a phase diagram."""
+        names = {name}
+        if isinstance(section, Study) and section.sweep:
+            names |= set(_cells_by_name(name, section))
+        return self.run is None or not names.isdisjoint(self.run)
+
+    def _cell_name_problems(self, names: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield a problem for each sweep with a cell that has the name of something else."""
+        taken = set(names)
+        for name, study in self.studies.items():
+            if study.sweep:
+                cells = _cells_by_name(name, study)
+                repeated = sorted(taken & set(cells))
+                taken |= set(cells)
+                if repeated:
+                    yield f"studies.{name}.sweep", f"makes a study {repeated[0]!r}, a name that another one has"
 
     def _named_in_run(self, sections: dict[str, Any]) -> dict[str, Any]:
         return sections if self.run is None else {name: sections[name] for name in self.run if name in sections}
@@ -509,13 +605,15 @@ class Config(Section):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (dotted key, message) for what the types can't see, in what is selected."""
         names = [*self.studies, *self.phase_diagrams]
+        yield from self._cell_name_problems(names)
         if not names:
             yield "studies", "is empty; name at least one study or phase diagram"
         for name in set(RESERVED_NAMES) & set(self.studies):
             yield f"studies.{name}", f"is a folder of another use below results/; rename the study, got {name!r}"
         for name in set(self.phase_diagrams) & set(self.studies):
             yield f"phase_diagrams.{name}", f"is the name of a study too; rename one of them, got {name!r}"
-        unknown = [name for name in self.run or [] if name not in names]
+        cells = [cell for name, study in self.studies.items() if study.sweep for cell in _cells_by_name(name, study)]
+        unknown = [name for name in self.run or [] if name not in names and name not in cells]
         for name in unknown:
             close = suggestion(name, names) or f"; expected some of {shown(names)}"
             yield "run", f"names {name!r}, which is neither a study nor a phase diagram{close}"
@@ -523,8 +621,13 @@ class Config(Section):
             yield "run", "is empty; name at least one study or phase diagram, or leave it out"
         for part in ("studies", "phase_diagrams"):
             for name, section in getattr(self, part).items():
-                if self.run is None or name in self.run:
+                if self._runs(name, section):
                     yield from ((f"{part}.{name}.{key}", message) for key, message in section.problems())
+
+
+def _cells_by_name(name: str, study: Study) -> dict[str, dict[str, Any]]:
+    """Value on each axis by name of the cell."""
+    return {cell_name(name, values): values for values in study.sweep.cells()}
 
 
 def config_schema() -> dict[str, Any]:
@@ -539,7 +642,7 @@ def read_config(raw: Any) -> Config:
         raw: Nested dictionaries of plain values; not changed.
 
     Returns:
-        The typed config.
+        The typed config, each sweep replaced by its cells.
 
     Raises:
         ConfigError: Listing every problem with its dotted key, what was expected and what came.
@@ -554,7 +657,7 @@ def read_config(raw: Any) -> Config:
     if problems:
         lines = "\n".join(f"  {key or 'config'}: {message}" for key, message in problems.items())
         raise ConfigError(f"The config has {len(problems)} problem(s):\n{lines}")
-    return config
+    return config.expanded()
 
 
 def _explains(wrong: str, basis: str, key: str) -> bool:

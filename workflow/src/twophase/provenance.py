@@ -21,6 +21,7 @@ from twophase.errors import ArtifactError, ModelError
 
 PACKAGE = Path(__file__).parent
 INSTALLED = ("site-packages", "dist-packages")
+SECTIONS = ("study", "sweep", "diagram")  # wildcards that name a section of the config
 
 
 def canonical(value: object) -> str:
@@ -29,8 +30,8 @@ def canonical(value: object) -> str:
 
 
 def place_of(wildcards: Mapping[str, str]) -> str:
-    """Which of a rule's files it is, as canonical JSON: its wildcards but for the study's or the diagram's name."""
-    return canonical({name: str(value) for name, value in wildcards.items() if name not in ("study", "diagram")})
+    """Which of a rule's files it is, as canonical JSON: its wildcards but for the one that names a section."""
+    return canonical({name: str(value) for name, value in wildcards.items() if name not in SECTIONS})
 
 
 def make_recipe(rule: str, settings: dict, code: str, **inputs: dict) -> dict:
@@ -43,27 +44,36 @@ def digest(recipe: str) -> str:
     return f"recipe sha256:{hashlib.sha256(recipe.encode()).hexdigest()}"
 
 
-def check_recipe(found: str, expected: dict, path: Path | str) -> None:
+def check_recipe(found: str, expected: dict | str, path: Path | str) -> None:
     """Refuse a file that other settings or other code made.
 
     Args:
         found: Canonical JSON of the recipe that the file carries.
-        expected: The recipe that must have made it.
+        expected: The recipe that must have made it, or its `digest`.
         path: The file, for the message.
 
     Raises:
         ArtifactError: Naming the file and the first settings that differ.
     """
-    if found == canonical(expected):
+    if isinstance(expected, str):
+        differences = [] if digest(str(found)) == expected else [f"{digest(str(found))}, expected {expected}"]
+    elif found == canonical(expected):
+        differences = []
+    else:
+        differences = _differences_of_text(found, expected)
+    if not differences:
         return
-    try:
-        differences = _differences(json.loads(found), expected)
-    except (TypeError, ValueError):
-        differences = [f"its recipe is no JSON: {str(found)[:40]!r}"]
     shown = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
     raise ArtifactError(
         f"{path} was made by other settings or other code ({shown}). Delete it, or rerun its rule with --forcerun."
     )
+
+
+def _differences_of_text(found: str, expected: dict) -> list[str]:
+    try:
+        return _differences(json.loads(found), expected) or ["its recipe is written otherwise"]
+    except (TypeError, ValueError):
+        return [f"its recipe is no JSON: {str(found)[:40]!r}"]
 
 
 def _differences(found: object, expected: object, key: str = "") -> list[str]:

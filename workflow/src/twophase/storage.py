@@ -93,12 +93,12 @@ def write_dataset(
         dataset.assign_attrs(attributes).to_netcdf(temporary, engine="netcdf4", encoding=encoding)
 
 
-def read_dataset(path: Path | str, *, recipe: dict, place: str | None = None) -> xr.Dataset:
+def read_dataset(path: Path | str, *, recipe: dict | str, place: str | None = None) -> xr.Dataset:
     """Read a netCDF file into memory and check that the expected recipe made it.
 
     Args:
         path: The file.
-        recipe: The recipe that must have made it.
+        recipe: The recipe that must have made it, or its digest.
         place: Its place in the study; not checked if None.
 
     Returns:

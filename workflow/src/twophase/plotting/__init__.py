@@ -15,6 +15,7 @@ from twophase.plotting.phase_diagram import plot_phase_diagram
 from twophase.plotting.pointwise import plot_pointwise
 from twophase.plotting.relative_distance import plot_relative_distance
 from twophase.plotting.style import save_figure, style_context
+from twophase.plotting.sweep import plot_sweep
 from twophase.plotting.switching import plot_switching
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "plot_projection",
     "plot_reference_distance",
     "plot_relative_distance",
+    "plot_sweep",
     "plot_switching",
     "save_figure",
     "style_context",
