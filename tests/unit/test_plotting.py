@@ -483,7 +483,7 @@ def test_opening_of_the_cone_shows_seeds_mean_verdict_and_intervals():
     assert [len(line.get_xdata()) for line in drift.lines[:3]] == [6 * 5 / 2] * 3
     assert angles.lines[0].get_xdata().tolist() == [0, 100, 500]
     note = _note(figure)
-    assert f"late motion: {opening['verdict'].item()}" in note
+    assert f"late motion: {opening['drift_verdict'].item()}" in note
     assert "90 % t intervals over seeds" in note
     assert "cone radius" in note
 

@@ -195,6 +195,8 @@ def settings_of_transitions(study):
 
 def settings_of_transition_figure(study):
     inputs = {"transition": "find_transitions", **settings_of_transitions(study)[1]}
+    if study.pointwise:
+        inputs["pointwise"] = "collect_pointwise"
     return CONFIG.figures.model_dump(), inputs
 
 

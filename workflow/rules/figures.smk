@@ -128,7 +128,7 @@ rule plot_cone_opening:
             "results/{study}/figures/cone_opening.png",
             caption="../report/cone_opening.rst",
             category="{study}",
-            labels={"figure": "8 Opening of the cone"},
+            labels={"figure": "9 Opening of the cone"},
         ),
         cone_opening_svg="results/{study}/figures/cone_opening.svg",
     log:
@@ -147,6 +147,7 @@ rule plot_cone_opening:
 rule plot_transition:
     input:
         unpack(sides),
+        unpack(companions),
         transition="results/{study}/transition.nc",
     output:
         transition=report(
@@ -203,7 +204,7 @@ rule plot_switching:
             "results/{study}/figures/switching.png",
             caption="../report/switching.rst",
             category="{study}",
-            labels={"figure": "9 Linearised switching (Fig. 6)"},
+            labels={"figure": "13 Linearised switching (Fig. 6)"},
         ),
         switching_svg="results/{study}/figures/switching.svg",
     log:

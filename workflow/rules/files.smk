@@ -35,6 +35,7 @@ SUMMARIZED_FILES = (
     ("cone_opening", "measure_cone_opening", ("cone",)),
     ("transition", "find_transitions", ("chaos", "cone")),
     ("switching", "collect_switching", ("switching",)),
+    ("pointwise", "collect_pointwise", ("pointwise",)),
 )
 # The figures that its claims link to: stem ("_kind" where there is one for each), the rule that draws it, the sections.
 SUMMARIZED_FIGURES = (
@@ -45,6 +46,7 @@ SUMMARIZED_FIGURES = (
     ("interval_distance", "plot_cone", ("cone",)),
     ("cone_opening", "plot_cone_opening", ("cone",)),
     ("switching", "plot_switching", ("switching",)),
+    ("pointwise", "plot_pointwise", ("pointwise",)),
 )
 SUMMARIZED_OF_DIAGRAM = ("regime.nc", "figures/phase_diagram.png")
 
@@ -256,6 +258,12 @@ def sides(wildcards):
     """An input function: the collected file of each side from which the first phase's end is seen, by its name."""
     names = measured_sides(CONFIG.studies[wildcards.study])
     return {name: f"results/{wildcards.study}/{name}.nc" for name in names}
+
+
+def companions(wildcards):
+    """An input function: the point-wise measures, if the study has them, by their name."""
+    has_them = CONFIG.studies[wildcards.study].pointwise
+    return {"pointwise": f"results/{wildcards.study}/pointwise.nc"} if has_them else {}
 
 
 def transition_results():

@@ -104,7 +104,7 @@ def _sentences(opening: xr.Dataset) -> list[str]:
     return [
         sample_note(opening) + f", {late} late kernels (from step {opening['late_from'].item():g})",
         "thin lines and points: one seed each",
-        f"late motion: {opening['verdict'].item()} ({opening['verdict_reason'].item()})",
+        f"late motion: {opening['drift_verdict'].item()} ({opening['drift_reason'].item()})",
         f"brackets: {100 * opening['confidence'].item():g} % t intervals over seeds"
         if opening.sizes["seed"] > 1
         else "one seed: no intervals",
