@@ -17,8 +17,8 @@ RUN := $(BIN)/snakemake --cores $(CORES) --configfile $(CONFIG)
 
 run: $(READY)
 	$(RUN)
-	@# The report is made anew only when a figure is newer than it.
-	@if [ ! -f results/report.html ] || [ -n "$$(find results -path '*/figures/*' -newer results/report.html -print -quit)" ]; \
+	@# The report is made anew only when a figure or the summary is newer than it.
+	@if [ ! -f results/report.html ] || [ -n "$$(find results \( -path '*/figures/*' -o -name summary.html \) -newer results/report.html -print -quit)" ]; \
 	then $(MAKE) --no-print-directory report; fi
 	@echo "Report: results/report.html    Figures: results/*/figures/"
 

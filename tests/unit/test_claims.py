@@ -1,8 +1,11 @@
 """Claims from synthetic data sets whose answer is known, and the page that shows them."""
 
 import csv
+import importlib.util
 import math
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +35,8 @@ from twophase.claims.pointwise import pointwise_claims
 from twophase.claims.switching import switching_claims
 from twophase.claims.transitions import pair_claims, transition_claims
 from twophase.phase_diagram.theory import CONDENSED, CRITICAL, LINEAR
+from twophase.provenance import canonical, digest, make_recipe
+from twophase.storage import write_dataset
 
 SPREAD = np.array([-0.01, 0.0, 0.01, 0.005, -0.005])  # what differs between seeds
 
@@ -48,8 +53,8 @@ def chaos_data(*, seeds=3, early=1.0, late=0.0, early_rate=0.3, late_rate=0.1, c
     grid = {name: np.zeros(shape) for name in ("test_loss_barrier", "disagreement_rate", "parameter_distance")}
     for name, values in (("test_loss_barrier", (early, late)), ("disagreement_rate", (early_rate, late_rate))):
         for place, value in enumerate(values):
-            noisy = seeds_of(value, seeds) if value else np.zeros(seeds)
-            grid[name][:, 0, 1, 0, place, :] = noisy[:, None]
+            noisy = seeds_of(value, seeds) if value > 1e-3 else value * (1 + SPREAD[:seeds])
+            grid[name][:, 0, 1, 0, place, :] = (noisy + place * 1e-6 * SPREAD[:seeds])[:, None]
     for values in grid.values():
         values[..., 1, 0] = np.nan  # t1 = 50 is before t0 = 100
     grid["parameter_distance"][0, 0, 0, 0, 0, 1] = control
@@ -123,7 +128,8 @@ def transition_data(*, found=True, verdict="together", chaos="chaotic", seeds=3)
 
 def switching_data(*, seeds=3, accuracies=(0.5, 0.6, 0.7, 0.8), nonlinear=0.9, diverged=()):
     steps = [0, 10, 20, 30][: len(accuracies)]
-    values = np.array([seeds_of(np.array(accuracies)[:, None], seeds)]).transpose(2, 0, 1)  # seed, rate, switch step
+    grown = np.array(accuracies) * (1 + SPREAD[:seeds, None])  # seeds differ in their differences too
+    values = grown[:, None, :].copy()  # seed, rate, switch step
     flags = np.zeros(values.shape, dtype=int)
     for seed, place in diverged:
         flags[seed, 0, place], values[seed, 0, place] = 1, 0.0
@@ -156,12 +162,12 @@ def regime_data(linear=-0.5, condensed=0.5, critical=0.0, half=0.02):
 
 
 def pointwise_data(*, seeds=3, late_ratio=0.5, sharpness=1.2):
-    ratio = np.stack([np.full(seeds, 3.0), late_ratio * np.exp(seeds_of(0, seeds))], axis=1)
+    ratio = np.stack([np.full(seeds, 3.0), seeds_of(late_ratio, seeds)], axis=1)
     return xr.Dataset(
         {
             "gradient_signal_to_noise": (("seed", "step"), ratio),
             "sharpness": (("seed", "step"), np.stack([np.zeros(seeds), seeds_of(sharpness, seeds)], axis=1)),
-            "stability_threshold": (("seed", "step"), np.ones((seeds, 2))),
+            "stability_threshold": ("step", np.ones(2)),
         },
         coords={"seed": range(seeds), "step": [0, 40]},
     )
@@ -195,10 +201,9 @@ def test_one_seed_is_undecided_and_none_not_measured(decide):
     assert decide(mean_over_seeds([math.nan], 0.9))[0] == NOT_MEASURED
 
 
-def test_exactly_equal_values_are_no_evidence_of_more():
-    zero = mean_over_seeds([0.0, 0.0], 0.9)
-    assert decide_above(zero)[0] == FAILS
-    assert decide_below(zero)[0] == FAILS
+@pytest.mark.parametrize("decide", [decide_above, decide_below, lambda mean: decide_near(mean, 0.0, 1.0)])
+def test_equal_values_have_no_spread_to_judge_by(decide):
+    assert decide(mean_over_seeds([0.1, 0.1], 0.9))[0] == UNDECIDED
 
 
 def test_numbers_and_means_are_readable():
@@ -222,8 +227,8 @@ def test_two_phases_hold():
     assert [found[name] for name in names] == [HOLDS] * 4
 
 
-def test_no_barrier_at_all_fails_early_and_says_nothing_late():
-    found = chaos_verdicts(early=0.0)
+def test_hardly_a_barrier_fails_early_and_says_nothing_late():
+    found = chaos_verdicts(early=1e-9)
     assert (found["Early: another basin"], found["Late: the same basin"]) == (FAILS, UNDECIDED)
 
 
@@ -334,7 +339,7 @@ def test_no_late_kernels_no_ratio():
 def test_narrow_cone(drift, verdict):
     data = {"cone": cone_data(), "cone_opening": opening_data(drift)}
     claim = claim_of(cone_claims("s", data, 0.9, 20), "Narrow cone")
-    assert (claim.verdict, claim.value, claim.seeds) == (verdict, 20.0, 3)
+    assert (claim.verdict, claim.value, claim.seeds, claim.figure) == (verdict, 20.0, 3, "cone_opening")
     assert "60° apart" in claim.measured
 
 
@@ -377,7 +382,7 @@ def test_runs_that_diverged_are_left_out_and_counted():
 
 def test_few_or_equal_accuracies_have_no_order():
     assert switching_verdicts(accuracies=(0.5, 0.6))["Accuracy rises with s"] == NOT_MEASURED
-    assert switching_verdicts(accuracies=(0.5, 0.5, 0.5))["Accuracy rises with s"] == FAILS
+    assert switching_verdicts(accuracies=(0.5, 0.5, 0.5))["Accuracy rises with s"] == UNDECIDED
     assert switching_verdicts(accuracies=(0.5,))["Switch late"] == NOT_MEASURED
 
 
@@ -553,3 +558,66 @@ def test_the_table_has_a_row_a_claim_with_plain_numbers():
     assert float(row["value"]) == pytest.approx(1.0)
     assert float(row["lower"]) < 1 < float(row["upper"])
     assert (row["study"], row["seeds"], row["unit"], row["verdict"]) == ("s", "3", "nat", HOLDS)
+
+
+# The script
+
+
+SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "summarize.py"
+MADE = {file: make_recipe(file, {}, "0") for file in ("switching", "regime")}
+FIGURE = digest(canonical(make_recipe("plot", {}, "0")))
+
+
+def section(name, file, *, is_diagram, figure, settings):
+    folder = f"results/{name}"
+    figures = {figure: FIGURE}
+    titles = {"name": name, "title": name, "folder": folder, "is_diagram": is_diagram}
+    return titles | {"files": [file], "figures": figures, "settings": settings}
+
+
+def summarized(folder, monkeypatch, *, figure=FIGURE):
+    """Run the script on a study and a diagram; the page and the table."""
+    monkeypatch.chdir(folder)
+    for name, file, data, stem in (
+        ("s", "switching", switching_data(), "switching"),
+        ("d", "regime", regime_data(), "phase_diagram"),
+    ):
+        (folder / f"results/{name}/figures").mkdir(parents=True, exist_ok=True)
+        write_dataset(f"results/{name}/{file}.nc", data, title="t", recipe=canonical(MADE[file]))
+        (folder / f"results/{name}/figures/{stem}.png").write_bytes(b"PNG " + figure.encode())
+    settings = {"confidence": 0.9, "late_from": 20, "published": {"0": 0.5}}
+    sections = [
+        section("s", "switching", is_diagram=False, figure="switching", settings=settings),
+        section("d", "regime", is_diagram=True, figure="phase_diagram", settings={"seeds": 2}),
+    ]
+    inputs = {"results/s/switching.nc": MADE["switching"], "results/d/regime.nc": MADE["regime"]}
+    recipe = canonical(make_recipe("summarize", {"sections": sections}, "0", **inputs))
+    spec = importlib.util.spec_from_file_location("script_summarize", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    html, table = folder / "results/summary.html", folder / "results/summary.tsv"
+    smk = SimpleNamespace(
+        log=[str(folder / "log")],
+        rule="summarize",
+        output=SimpleNamespace(html=str(html), table=str(table)),
+        params=SimpleNamespace(recipe=recipe),
+        resources={},
+        wildcards={},
+    )
+    script.main(smk)
+    assert digest(recipe) in html.read_text()[:200]  # by which a lost record is restored
+    return html.read_text(), table.read_text()
+
+
+def test_the_script_reads_what_each_study_has(tmp_path, monkeypatch):
+    page, table = summarized(tmp_path, monkeypatch)
+    assert len(Page(page).sources) == 2
+    assert "Published accuracy at s = 0" in page
+    assert table.count("\n") == 2 + 4 + 3
+    assert summarized(tmp_path, monkeypatch) == (page, table)
+
+
+def test_the_script_refuses_a_figure_that_was_made_otherwise(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        summarized(tmp_path, monkeypatch, figure="recipe sha256:other")
+    assert "switching.png was made by other settings" in capsys.readouterr().err

@@ -56,13 +56,8 @@ def _barrier_claims(study: str, cell: xr.Dataset, confidence: float) -> list[Cla
     kind, size = str(cell["kind"].item()), f"{float(cell['relative_norm'].item()):g}"
     perturbation = f"{kind} {size}"
     findings = [
-        (
-            "Early: another basin",
-            "A perturbation at the earliest t0 leads over a loss barrier.",
-            "barrier",
-            early_barrier,
-        ),
-        ("Late: the same basin", "Perturbed after the transition, there is no loss barrier.", "barrier", late_barrier),
+        ("Early: another basin", "Perturbed at the earliest t0, there is a loss barrier.", "barrier", early_barrier),
+        ("Late: the same basin", "Perturbed at the last t0, there is none any more.", "barrier", late_barrier),
         ("Disagreement falls", "The disagreement rate is lower for late t0.", "chaos", falling_disagreement),
     ]
     return [
@@ -81,22 +76,25 @@ def early_barrier(cell: xr.Dataset, confidence: float) -> Finding:
         confidence: Level of the interval.
     """
     barrier = mean_over_seeds(cell["test_loss_barrier"].isel(t0=0), confidence)
-    loss = float(cell["test_interpolation_loss"].isel(t0=0, interpolation=0).mean())
-    threshold = NEGLIGIBLE * loss
-    verdict, reason = decide_above(
-        barrier, threshold, f"{number_text(threshold)}, {100 * NEGLIGIBLE:g} % of the parents' loss"
-    )
+    threshold = _negligible(cell)
+    name = f"{number_text(threshold)}, {100 * NEGLIGIBLE:g} % of the parents' loss"
+    verdict, reason = decide_above(barrier, threshold, name)
     return barrier.finding(verdict, reason, unit="nat", more=_where(cell, 0))
+
+
+def _negligible(cell: xr.Dataset) -> float:
+    """The largest barrier that counts as none, in nat."""
+    return NEGLIGIBLE * float(cell["test_interpolation_loss"].isel(t0=0, interpolation=0).mean())
 
 
 def late_barrier(cell: xr.Dataset, confidence: float) -> Finding:
     """Holds if the barrier at the last t0 lies below ``LATE_SHARE`` of that at the earliest.
 
     Decided by the interval, paired by seed, of late minus that share of early: below 0 it holds, from 0 on it fails.
-    So the early barrier's own uncertainty counts. Undecided if there is no early barrier to compare with.
+    So the early barrier's own uncertainty counts. Undecided if the mean early barrier is itself below ``NEGLIGIBLE``.
 
     Args:
-        cell: Over (seed, t0) at the last t1.
+        cell: Over (seed, t0, interpolation) at the last t1.
         confidence: Level of the intervals.
     """
     if cell.sizes["t0"] < 2:
@@ -104,15 +102,14 @@ def late_barrier(cell: xr.Dataset, confidence: float) -> Finding:
     barriers = cell["test_loss_barrier"]
     early, late = (mean_over_seeds(barriers.isel(t0=place), confidence) for place in (0, -1))
     excess = mean_over_seeds(barriers.isel(t0=-1) - LATE_SHARE * barriers.isel(t0=0), confidence)
-    if early.value <= 0:
-        verdict, reason = UNDECIDED, "there is no early barrier either"
+    if early.value <= _negligible(cell):
+        verdict, reason = UNDECIDED, f"the early barrier is itself below {100 * NEGLIGIBLE:g} % of the parents' loss"
     else:
         verdict, reason = decide_below(excess)
         if not math.isnan(excess.lower):
             reason = f"of late minus {LATE_SHARE:g} of early, {excess.text('nat')}, {reason}"
-    return late.finding(
-        verdict, reason, unit="nat", more=f"{_where(cell, -1)}; {number_text(early.value)} at the earliest"
-    )
+    more = f"{_where(cell, -1)}; {number_text(early.value)} at the earliest"
+    return late.finding(verdict, reason, unit="nat", more=more)
 
 
 def falling_disagreement(cell: xr.Dataset, confidence: float) -> Finding:
@@ -128,9 +125,8 @@ def falling_disagreement(cell: xr.Dataset, confidence: float) -> Finding:
     fall = mean_over_seeds(rates.isel(t0=0) - rates.isel(t0=-1), confidence)
     verdict, reason = decide_above(fall)
     early, late = (number_text(float(rates.isel(t0=place).mean())) for place in (0, -1))
-    return fall.finding(
-        verdict, reason, more=f": from {early} at t0 = {cell['t0'].values[0]} to {late}{_where(cell, -1)}"
-    )
+    more = f": from {early} at t0 = {cell['t0'].values[0]} to {late}{_where(cell, -1)}"
+    return fall.finding(verdict, reason, more=more)
 
 
 def _where(cell: xr.Dataset, place: int) -> str:
@@ -138,11 +134,9 @@ def _where(cell: xr.Dataset, place: int) -> str:
 
 
 def _strict_claim(study: str, kind: str, transition: xr.Dataset | None) -> Claim:
-    finding = strict_chaos(transition, kind)
-    statement = "Early training is chaotic: small perturbations grow exponentially, at a rate that is not their size's."
-    return make_claim(
-        study, f"Chaotic in the strict sense ({kind})", "Zhou 2025a", statement, f"exponents_{kind}", finding
-    )
+    statement = "Early training is chaotic: small perturbations grow exponentially, at one rate whatever their size."
+    name, figure = f"Chaotic in the strict sense ({kind})", f"exponents_{kind}"
+    return make_claim(study, name, "Zhou 2025a", statement, figure, strict_chaos(transition, kind))
 
 
 def strict_chaos(transition: xr.Dataset | None, kind: str) -> Finding:

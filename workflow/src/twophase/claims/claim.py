@@ -2,7 +2,8 @@
 
 Every rule compares an interval with a threshold that its function's docstring states. An interval wholly on the
 claim's side of the threshold: the claim holds. Wholly on the other side: it doesn't. Across it, or no interval (it
-takes two seeds): undecided. So noise and few seeds lead to "undecided", never to "doesn't hold".
+takes two seeds, that differ: accuracies are multiples of one test image, and equal ones would make an interval without
+width): undecided. So noise and few seeds lead to "undecided", never to "doesn't hold".
 """
 
 import math
@@ -114,7 +115,7 @@ def mean_over_seeds(values: ArrayLike, confidence: float) -> Mean:
 
 
 def decide_above(mean: Mean, threshold: float = 0.0, name: str = "0") -> tuple[str, str]:
-    """Verdict and reason of "it is above": holds if the interval lies above the threshold, fails if it doesn't exceed.
+    """Verdict and reason of "it is above": holds if the interval lies above the threshold, fails if not at all.
 
     Args:
         mean: The measured mean.
@@ -171,6 +172,8 @@ def _no_interval(mean: Mean) -> tuple[str, str] | None:
         return NOT_MEASURED, "no run has a finite value"
     if mean.seeds == 1:
         return UNDECIDED, "one seed: an interval over seeds needs two"
+    if mean.lower == mean.upper:
+        return UNDECIDED, "all seeds gave the same number, so that nothing is known of their spread"
     return None
 
 

@@ -126,11 +126,10 @@ def confinement(cone: xr.Dataset, opening: xr.Dataset | None, confidence: float)
     if opening is None or "cone_radius_mean" not in opening:
         return not_measured("the study has no cone_opening.nc")
     ends = cone["kernel_distance"].sortby("step").sortby("step_other").isel(step=0, step_other=-1)
-    whole = mean_over_seeds(np.degrees(np.arccos(np.clip(1 - ends, -1, 1))), confidence)
+    whole = mean_over_seeds(np.degrees(2 * np.arcsin(np.sqrt(np.clip(ends, 0, 2) / 2))), confidence)
     radius, lower, upper = (float(opening[f"cone_radius_{end}"].item()) for end in ("mean", "lower", "upper"))
     seeds = int(np.isfinite(opening["cone_radius"]).sum())
     found = str(opening["drift_verdict"].item())
     more = f"; first and last kernel are {number_text(whole.value)}° apart; drift {found}"
     mean = Mean(radius, lower, upper, seeds, confidence)
-    verdict = DRIFT.get(found, UNDECIDED)
-    return mean.finding(verdict, str(opening["drift_reason"].item()), unit="degrees", more=more)
+    return mean.finding(DRIFT.get(found, UNDECIDED), str(opening["drift_reason"].item()), unit="degrees", more=more)

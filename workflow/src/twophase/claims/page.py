@@ -25,10 +25,10 @@ MEANINGS = {
 }
 LEGEND = """
 Every verdict is computed from the numbers in the netCDF files. Means are over seeds, the independent runs (n), with
-Student's t interval at the level given; what can be paired by seed is. Thresholds are stated beside each reason, and
-are the same for every study. A transition that was not found counts as undecided: to find none is not to show that
-there is none. Controls, which must be exact, need no interval. Neither these tables nor the levels of their intervals
-correct for the number of claims: of many that are false, some hold by chance.
+Student's t interval at the level given; what can be paired by seed is. Thresholds are stated beside each reason,
+and are the same for every study. A transition that was not found counts as undecided: to find none is not to show
+that there is none. Controls, which must be exact, need no interval. Neither these tables nor the levels of their
+intervals correct for the number of claims: of many that are false, some hold by chance.
 """
 STYLE = """
 body { font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 90em; padding: 0 1em; color: #000; background: #fff; }
@@ -40,6 +40,8 @@ tr.undecided td.verdict, tr.not-measured td.verdict { font-weight: normal; }
 figure { margin: 1.5em 0; break-inside: avoid; }
 figure img { max-width: 100%; }
 tr { break-inside: avoid; }
+@page { size: landscape; }
+@media print { body { font-size: 11px; margin: 0; max-width: none; } a { color: #000; } }
 .mark { color: #555; font-size: 85%; overflow-wrap: anywhere; }
 """
 

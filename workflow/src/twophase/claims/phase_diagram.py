@@ -75,5 +75,5 @@ def share_that_agrees(agrees: np.ndarray, contradicts: np.ndarray, confidence: f
         wrong = int(contradicts.sum())
         chance = float(stats.binom.sf(wrong - 1, decided, 1 - confidence))
         verdict = FAILS if chance < CHANCE_LEVEL else UNDECIDED
-        reason = f"{wrong} contradict; by chance as many would with probability {number_text(chance)}"
+        reason = f"on the wrong side: {wrong}; by chance as many are with probability {number_text(chance)}"
     return Finding(measured, verdict, reason, value=float(share), seeds=seeds)

@@ -1,9 +1,7 @@
 """Companions of the claims, which no paper of ours states: gradient noise, and the edge of stability."""
 
-import math
 from collections.abc import Mapping
 
-import numpy as np
 import xarray as xr
 
 from twophase.claims.claim import (
@@ -44,9 +42,9 @@ def pointwise_claims(study: str, data: Mapping[str, xr.Dataset], confidence: flo
 
 
 def late_signal_to_noise(pointwise: xr.Dataset, confidence: float, late_from: int) -> Finding:
-    """Holds if the late signal-to-noise ratio is below 1, by the interval of its logarithm; fails from 1 on.
+    """Holds if the late signal-to-noise ratio of a batch's gradient is below 1; fails from 1 on.
 
-    Geometric mean over the steps from ``late_from`` on, then over seeds.
+    Of each seed the mean over the steps from ``late_from`` on; an estimate, negative where chance has it.
 
     Args:
         pointwise: Over (seed, step).
@@ -57,17 +55,16 @@ def late_signal_to_noise(pointwise: xr.Dataset, confidence: float, late_from: in
         return not_measured("pointwise.nc has no gradient_signal_to_noise")
     ratio = pointwise["gradient_signal_to_noise"]
     late = ratio.where(ratio["step"] >= late_from, drop=True)
-    logarithms = np.log(late.where(late > 0)).mean("step") if late.sizes["step"] else np.array([])
-    mean = mean_over_seeds(logarithms, confidence)
-    verdict, reason = decide_below(mean, 0.0, "1")
-    return mean.mapped(math.exp).finding(verdict, reason, more=f" from step {late_from} on")
+    mean = mean_over_seeds(late.mean("step") if late.sizes["step"] else [], confidence)
+    verdict, reason = decide_below(mean, 1.0, "1")
+    return mean.finding(verdict, reason, more=f" from step {late_from} on")
 
 
 def largest_sharpness(pointwise: xr.Dataset, confidence: float) -> Finding:
     """Holds if the largest sharpness over its stability threshold, of each seed, is above 1; fails if it isn't.
 
     Args:
-        pointwise: Over (seed, step).
+        pointwise: Over (seed, step), the threshold over step.
         confidence: Level of the interval.
     """
     missing = [name for name in ("sharpness", "stability_threshold") if name not in pointwise]

@@ -23,7 +23,7 @@ from twophase.claims.claim import (
 )
 
 PAPER = "Zhou 2025a, Fig. 6"
-FEWEST_RANKED = 3  # switch steps without which an order says nothing
+FEWEST_FITTED = 3  # switch steps without which a line says no more than their difference
 NOT_WORSE = 0.01  # accuracy by which "at least as good" may miss
 READ_OFF = 0.05  # accuracy to which a published one, read off a figure of one run, is compared
 
@@ -50,7 +50,7 @@ def switching_claims(
                 "Switched at the last s, the network is better than linear from s = 0 on.",
                 gain_of_last,
             ),
-            ("Accuracy rises with s", PAPER, "Test accuracy rises with the switch step s.", order),
+            ("Accuracy rises with s", PAPER, "Test accuracy rises with the switch step s.", rise),
             ("Non-linear to the end", OURS, "The non-linear run is at least as good as the last switch.", baseline),
         ]
         name_of = f"learning rate {rate:g}"
@@ -95,28 +95,27 @@ def gain_of_last(runs: xr.Dataset, confidence: float) -> Finding:
     return gain.finding(verdict, reason + _diverged(runs, [0, -1]), more=more)
 
 
-def order(runs: xr.Dataset, confidence: float) -> Finding:
-    """Holds if Kendall's rank correlation of accuracy and s, one for each seed, lies above 0; fails if below.
+def rise(runs: xr.Dataset, confidence: float) -> Finding:
+    """Holds if the slope of accuracy over log10(1 + s), fitted to each seed, lies above 0; fails if below.
 
-    A seed whose accuracies are all the same counts as 0, one with fewer than ``FEWEST_RANKED`` usable runs not at all.
+    A line needs ``FEWEST_FITTED`` usable runs; a seed with fewer doesn't count.
 
     Args:
         runs: Over (seed, switch_step), of one learning rate.
         confidence: Level of the interval.
     """
-    steps, accuracy = runs["switch_step"].values, usable_accuracies(runs).values
-    correlations = [
-        float(np.nan_to_num(stats.kendalltau(steps[usable], row[usable]).statistic))
+    decades, accuracy = np.log10(1 + runs["switch_step"].values), usable_accuracies(runs).values
+    slopes = [
+        stats.linregress(decades[usable], row[usable]).slope
         for row in accuracy
         for usable in [np.isfinite(row)]
-        if usable.sum() >= FEWEST_RANKED
+        if usable.sum() >= FEWEST_FITTED
     ]
-    if not correlations:
-        return not_measured(f"no seed has {FEWEST_RANKED} switch steps whose runs did not diverge")
-    tau = mean_over_seeds(correlations, confidence)
-    verdict, reason = decide_above(tau)
-    tau = tau.mapped(lambda number: np.clip(number, -1, 1))  # no tau lies beyond 1
-    return tau.finding(verdict, reason + _diverged(runs, slice(None)), more=", Kendall's rank correlation")
+    if not slopes:
+        return not_measured(f"no seed has {FEWEST_FITTED} switch steps whose runs did not diverge")
+    slope = mean_over_seeds(slopes, confidence)
+    verdict, reason = decide_above(slope)
+    return slope.finding(verdict, reason + _diverged(runs, slice(None)), more=" for each factor of 10 in 1 + s")
 
 
 def baseline(runs: xr.Dataset, confidence: float) -> Finding:

@@ -31,6 +31,8 @@ STATEMENTS = {  # for each measure: paper and statement
     "growth_exponent": (OURS, "The growth rate of a perturbation changes with t0 up to some step."),
     KERNEL: ("Zhou 2025b", "The kernel moves fast up to some step, slowly from there on."),
 }
+STEP = ("transition_step", "transition_lower", "transition_upper")
+DIFFERENCE = ("difference", "difference_lower", "difference_upper")
 PAIRS = {  # verdict of a pair to verdict of the claim that both transitions are the same
     "together": HOLDS,
     "apart": FAILS,
@@ -60,8 +62,7 @@ def transition_claims(study: str, transition: xr.Dataset | None, *, of_kernel: b
 def _transition_claim(study: str, curve: xr.Dataset, confidence: float) -> Claim:
     label, measure = str(curve["curve"].item()), str(curve["measure"].item())
     paper, statement = STATEMENTS[measure]
-    names = ("transition_step", "transition_lower", "transition_upper")
-    step = _mean(curve, names, "seeds_used", float(confidence))
+    step = _mean(curve, STEP, "seeds_used", float(confidence))
     if bool(curve["found"].item()):
         finding = step.finding(HOLDS, "found: it passed every test for a transition", unit="steps")
     else:
@@ -89,17 +90,18 @@ def pair_claims(study: str, transition: xr.Dataset | None) -> list[Claim]:
         first, second = (str(pair[name].item()) for name in ("first_curve", "second_curve"))
         if KERNEL not in (first, second):
             continue
-        names = ("difference", "difference_lower", "difference_upper")
-        difference = _mean(pair, names, "pair_seeds", float(transition.attrs.get("confidence", math.nan)))
+        difference = _mean(pair, DIFFERENCE, "pair_seeds", float(transition.attrs.get("confidence", math.nan)))
         verdict = PAIRS.get(str(pair["verdict"].item()), UNDECIDED)
-        finding = difference.finding(verdict, str(pair["pair_reason"].item()), unit="steps")
+        finding = difference.finding(
+            verdict, str(pair["pair_reason"].item()), unit="steps", more=", first minus second"
+        )
         name = f"{_readable(first)} and {_readable(second)}: same transition"
         claims.append(make_claim(study, name[0].upper() + name[1:], "Zhou 2025a", statement, FIGURE, finding))
     return claims
 
 
 def _mean(estimates: xr.Dataset, names: tuple[str, str, str], seeds: str, confidence: float) -> Mean:
-    """An estimate as the file holds it, with its interval."""
+    """An estimate as the file holds it: value, lower and upper end."""
     value, lower, upper = (float(estimates[name].item()) for name in names)
     return Mean(value, lower, upper, int(estimates[seeds].item()), confidence)
 
