@@ -50,7 +50,7 @@ def test_every_netcdf_explains_itself(finished):
 
 def test_figures_are_there_and_the_report_is_one_file(finished):
     figures = finished.folder / "results" / "tiny" / "figures"
-    assert len(list(figures.glob("*.png"))) == len(list(figures.glob("*.svg"))) == 10
+    assert len(list(figures.glob("*.png"))) == len(list(figures.glob("*.svg"))) == 14
     finished.snakemake("--cores", "1", "--report", "report.html")
     report = (finished.folder / "report.html").read_text()
     assert "classical scaling" in report.lower()
