@@ -109,7 +109,8 @@ def byte_of_a_number(path: Path) -> int:
 def test_a_copy_of_a_neighbours_file_is_noticed(copied):
     folder = copied.folder / "results/tiny/seed0"
     shutil.copy2(folder / "control_at0/comparison.nc", folder / "control_at5/comparison.nc")
-    assert copied.plan().counts == {"compare_branch": 1, "collect_chaos": 1, "plot_chaos": 1}
+    transition = {"find_transitions": 1, "plot_transition": 1, "plot_exponents": 1}
+    assert copied.plan().counts == {"compare_branch": 1, "collect_chaos": 1, "plot_chaos": 1, **transition}
 
 
 def test_a_deleted_result_is_made_anew(copied):

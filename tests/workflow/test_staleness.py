@@ -9,16 +9,31 @@ from pathlib import Path
 
 import pytest
 
-FIGURES = {"plot_chaos": 1, "plot_cone": 1, "plot_switching": 1}
+# What follows a change of the chaos side, of the kernels, of either.
+TRANSITION = {"find_transitions": 1, "plot_transition": 1, "plot_exponents": 1}
+CHAOS = {"collect_chaos": 1, "plot_chaos": 1, **TRANSITION}
+CONE = {"measure_cone": 1, "plot_cone": 1, "measure_cone_opening": 1, "plot_cone_opening": 1, **TRANSITION}
+POINTWISE = {"collect_pointwise": 1, "plot_pointwise": 1, "plot_transition": 1}
+FIGURES = {
+    "plot_chaos": 1,
+    "plot_cone": 1,
+    "plot_cone_opening": 1,
+    "plot_transition": 1,
+    "plot_exponents": 1,
+    "plot_pointwise": 1,
+    "plot_switching": 1,
+}
 MEASURED = {"measure_linearized": 8, "collect_switching": 1, "plot_switching": 1}
 LINEARIZED = {"advance_linearized": 16, **MEASURED}
 EVERYTHING_OF_TINY = {
     "prepare_data": 0,
     "advance": 22,
     "compare_branch": 8,
-    "collect_chaos": 1,
     "compute_entk": 8,
-    "measure_cone": 1,
+    "measure_pointwise": 2,
+    **CHAOS,
+    **CONE,
+    **POINTWISE,
     "record_history": 1,
     "plot_history": 1,
     **LINEARIZED,
@@ -52,36 +67,38 @@ EDITS = {
     "figure resolution": (set_value("figures", {"dpi": 70}), {"plot_history": 2, **FIGURES}),
     "one more kernel step": (
         append(TINY + "cone.kernel_steps", 15),
-        {"compute_entk": 2, "measure_cone": 1, "plot_cone": 1},
+        {"compute_entk": 2, **CONE},
     ),
     "one reference step less": (
         set_value(TINY + "cone.reference_steps", [10]),
-        {"measure_cone": 1, "plot_cone": 1},
+        CONE,
     ),
     "one more t0": (
         append(TINY + "chaos.perturbation_steps", 12),
-        {"advance": 4, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 1},
+        {"advance": 4, "compare_branch": 4, **CHAOS},
     ),
     "one more size": (
         append(TINY + "chaos.relative_norms", 0.1),
-        {"advance": 8, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 1},
+        {"advance": 8, "compare_branch": 4, **CHAOS},
     ),
     "one more draw": (
         set_value(TINY + "chaos.draws", 2),
-        {"advance": 8, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 1},
+        {"advance": 8, "compare_branch": 4, **CHAOS},
     ),
     "one more kind": (
         set_value(TINY + "chaos.kinds", ["gaussian", "gradient"]),
-        {"advance": 8, "compare_branch": 4, "collect_chaos": 1, "plot_chaos": 2},
+        {"advance": 8, "compare_branch": 4, **CHAOS, "plot_chaos": 2, "plot_exponents": 2},
     ),
     "one more seed": (
         append(TINY + "seeds", 7),
         {
             "advance": 11,
             "compare_branch": 4,
-            "collect_chaos": 1,
             "compute_entk": 4,
-            "measure_cone": 1,
+            "measure_pointwise": 1,
+            **CHAOS,
+            **CONE,
+            **POINTWISE,
             "record_history": 1,
             "plot_history": 1,
             "advance_linearized": 8,
@@ -92,19 +109,38 @@ EDITS = {
     ),
     "a longer run": (
         set_value(TINY + "training.length", 40),
-        {"advance": 4, "record_history": 1, "plot_history": 1, **LINEARIZED},
+        {
+            "advance": 4,
+            "record_history": 1,
+            "plot_history": 1,
+            "measure_cone_opening": 1,  # half of a longer run is later
+            "plot_cone_opening": 1,
+            **LINEARIZED,
+        },
     ),
     "more probe examples": (
         set_value(TINY + "cone.probe_examples", 20),
-        {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1},
+        {"compute_entk": 8, **CONE},
     ),
     "trace instead of full kernel": (
         set_value(TINY + "cone.kernel", "trace"),
-        {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1},
+        {"compute_entk": 8, **CONE},
+    ),
+    "one more step of the point-wise measures": (
+        append(TINY + "pointwise.steps", 14),
+        {"measure_pointwise": 2, **POINTWISE},
+    ),
+    "level of the intervals": (
+        set_value(TINY + "analysis", {"confidence": 0.8}),
+        {"measure_cone_opening": 1, "plot_cone_opening": 1, **TRANSITION},
+    ),
+    "from when on kernels are late": (
+        set_value(TINY + "analysis", {"late_from": 6}),
+        {"measure_cone_opening": 1, "plot_cone_opening": 1},
     ),
     "more interpolation points": (
         set_value(TINY + "chaos.interpolation_points", 13),
-        {"compare_branch": 8, "collect_chaos": 1, "plot_chaos": 1},
+        {"compare_branch": 8, **CHAOS},
     ),
     "one more switch step": (
         append(TINY + "switching.switch_steps", 12),
@@ -232,10 +268,10 @@ def test_speed_settings_are_no_edits(finished, arguments):
 
 
 ADVANCED = {**EVERYTHING_OF_TINY, "advance": 24, "record_history": 2, "plot_history": 2}
-KERNELS = {"compute_entk": 8, "measure_cone": 1, "plot_cone": 1}
+KERNELS = {"compute_entk": 8, **CONE}
 MODULES = {
-    "kernels.py": {"measure_cone": 1, "plot_cone": 1, **MEASURED},
-    "cone.py": {"measure_cone": 1, "plot_cone": 1},
+    "kernels.py": {**CONE, **MEASURED},
+    "cone.py": CONE,
     "plotting/chaos.py": {"plot_history": 2, **FIGURES},  # the package imports all of its modules
     "entk/plain.py": {**KERNELS, **MEASURED},
     "plotting/switching.py": {"plot_history": 2, **FIGURES},
@@ -245,7 +281,7 @@ MODULES = {
     "linearization/tangent_mode.py": LINEARIZED,
     "linearized_runs.py": LINEARIZED,
     "differentiation/tangents.py": {**KERNELS, **LINEARIZED},
-    "branch_comparison.py": {"compare_branch": 8, "collect_chaos": 1, "plot_chaos": 1},
+    "branch_comparison.py": {"compare_branch": 8, **CHAOS},
     "batches.py": ADVANCED,
     "models/layers.py": ADVANCED,  # reached through other modules only
     "sources.py": {**ADVANCED, "prepare_data": 2},
@@ -265,7 +301,7 @@ def test_edit_of_a_module_reaches_the_scripts_that_import_it(finished, module):
 def test_edit_of_a_script(finished):
     path = finished.folder / "workflow" / "scripts" / "measure_cone.py"
     with edited_file(path, "\nADDED_BY_A_TEST = 1\n"):
-        assert finished.plan().counts == {"measure_cone": 1, "plot_cone": 1}
+        assert finished.plan().counts == CONE
 
 
 def test_edit_of_the_users_network_and_what_it_imports(project):
