@@ -109,7 +109,7 @@ BROKEN = {
         {"batch_size": [20, 500], "width": [4, 8]},
         [],
         "training.batch_size",
-        r"asks for 500, .* 200 training images \(sweep: width 4, batch_size 500 and 1 more\)$",
+        r"asks for 500, .* 200 training images \(sweep: width 4, batch_size 500; so in 2 of its cells\)$",
     ),
     "scale with BatchNorm": (
         {"normalization": ["batch", "none"], "output_scale": [3]},

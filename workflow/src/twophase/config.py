@@ -469,7 +469,7 @@ def _in_cells(message: str, named: list[str]) -> str:
     """A problem with the cells of a sweep that have it; not if the study has it whatever the sweep."""
     if not all(named):
         return message
-    more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+    more = f"; so in {len(named)} of its cells" if len(named) > 1 else ""
     return f"{message} (sweep: {named[0]}{more})"
 
 
