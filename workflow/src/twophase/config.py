@@ -574,7 +574,9 @@ class Config(Section):
         }
         run = self.run and list(dict.fromkeys(cell for name in self.run for cell in cells.get(name, [name])))
         config = self.model_copy(update={"studies": studies, "run": run})
-        config._sweeps, config._named = sweeps, self.run
+        # One that isn't run, and so wasn't checked, may have no cells.
+        config._sweeps = {name: study for name, study in sweeps.items() if cells[name]}
+        config._named = self.run
         return config
 
     def selected_diagrams(self) -> dict[str, PhaseDiagram]:
