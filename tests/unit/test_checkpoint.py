@@ -178,8 +178,8 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
     ("error", "seen"), [(OSError("No space left on device"), DiskError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
 def test_a_failing_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch, error, seen):
-    def write_a_part(value, path):
-        Path(path).write_bytes(b"PK\x03\x04")
+    def write_a_part(value, file):
+        file.write(b"PK\x03\x04")
         raise error
 
     monkeypatch.setattr(checkpoint_module.torch, "save", write_a_part)
@@ -188,6 +188,14 @@ def test_a_failing_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch,
     with pytest.raises(seen):
         _save(saved.parents[2], run, losses)
     assert list(saved.parent.iterdir()) == [saved]
+    assert saved.read_bytes() == before
+
+
+def test_the_same_run_gives_the_same_bytes_whatever_its_temporary_file_is_called(saved, monkeypatch):
+    before = saved.read_bytes()
+    monkeypatch.setattr("os.getpid", lambda: 12345678)
+    run, losses = _trained(3)
+    _save(saved.parents[2], run, losses)
     assert saved.read_bytes() == before
 
 
