@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from twophase.claims.chaos import chaos_claims, strict_chaos
+from twophase.claims.chaos import chaos_claims, early_barrier, strict_chaos
 from twophase.claims.claim import (
     FAILS,
     HOLDS,
@@ -64,14 +64,14 @@ def chaos_data(*, seeds=3, early=1.0, late=0.0, early_rate=0.3, late_rate=0.1, c
     return xr.Dataset(variables, coords=axes)
 
 
-def cone_data(*, seeds=3, early=0.1, late=0.01):
+def cone_data(*, seeds=3, early=0.1, late=0.01, turn=0.5):
     steps = [0, 10, 20, 30, 40]
     velocity = np.full((seeds, 5), np.nan)
     velocity[:, 0], velocity[:, 1:4] = early * np.exp(seeds_of(0, seeds)), late
     distances = np.full((seeds, 1, 5), np.nan)
     distances[:, 0, :4] = 10 * velocity[:, :4]
     matrix = np.zeros((seeds, 5, 5))
-    matrix[:, 0, -1] = matrix[:, -1, 0] = 0.5  # 60 degrees
+    matrix[:, 0, -1] = matrix[:, -1, 0] = turn * (1 + seeds_of(0, seeds))  # 0.5 is 60 degrees
     return xr.Dataset(
         {
             "kernel_velocity": (("seed", "step"), velocity),
@@ -328,6 +328,27 @@ def test_fast_kernels_at_first(early, seeds, verdict):
     assert claims[0].value == pytest.approx(early / 0.01, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("turn", "seeds", "verdict"), [(0.2, 3, HOLDS), (0.001, 3, FAILS), (0.2, 1, UNDECIDED), (0.05, 3, UNDECIDED)]
+)
+def test_a_kernel_that_turns(turn, seeds, verdict):
+    claim = claim_of(cone_claims("s", {"cone": cone_data(turn=turn, seeds=seeds)}, 0.9, 20), "The kernel turns")
+    assert claim.verdict == verdict
+    assert claim.value == pytest.approx(turn, rel=0.1)
+
+
+def test_no_barrier_in_any_seed_is_no_early_barrier():
+    cell = xr.Dataset(
+        {
+            "test_loss_barrier": (("seed", "t0"), np.zeros((3, 2))),
+            "test_interpolation_loss": (("seed", "t0", "interpolation"), np.ones((3, 2, 3))),
+        },
+        coords={"t0": [0, 5], "t1": 20},
+    )
+    assert early_barrier(cell, 0.9).verdict == FAILS
+    assert early_barrier(cell.isel(seed=[0]), 0.9).verdict == UNDECIDED
+
+
 def test_no_late_kernels_no_ratio():
     assert [claim.verdict for claim in cone_claims("s", {"cone": cone_data()}, 0.9, 41)[:2]] == [NOT_MEASURED] * 2
     assert cone_claims("s", {"cone": cone_data()}, 0.9, 0)[0].verdict == NOT_MEASURED
@@ -466,7 +487,7 @@ def claims_of(data, study="s"):
 
 def test_a_study_has_the_claims_of_its_files():
     claims = claims_of(everything())
-    assert len({claim.name for claim in claims}) == len(claims) == 17
+    assert len({claim.name for claim in claims}) == len(claims) == 18
     assert {claim.verdict for claim in claims} <= set(VERDICTS)
     assert claims_of({}) == []
     assert {claim.figure for claim in claims_of({"switching": switching_data()})} == {"switching"}

@@ -19,7 +19,7 @@ from twophase.trajectories import branch_of
 
 T0 = np.array([0, 5, 10, 20, 40, 80, 160])
 SIZES = [1e-4, 1e-3, 1e-2]
-STEPS = np.array([0, 5, 10, 20, 40, 80, 160, 320, 640])
+STEPS = np.arange(0, 660, 20)
 
 
 def hinge(steps, tau):
@@ -57,13 +57,19 @@ def chaos_dataset(*, seeds=4, tau=30.0, rate=0.2, noise=0.01, disagreement=0.1, 
 
 
 def cone_dataset(*, seeds=4, tau=60.0, noise=0.03):
-    """Kernel velocities whose logarithm falls until tau."""
+    """Kernel velocities over 20 steps whose logarithm falls until tau, and some over 10 and 40 that fall for ever."""
     rng = np.random.default_rng(4)
-    middle = (STEPS[:-1] + STEPS[1:]) / 2
-    velocity = np.full((seeds, len(STEPS)), np.nan)
-    u, end = np.log1p(middle / middle[0]), np.log1p(tau / middle[0])
-    velocity[:, :-1] = 10 ** (-4 + 2 * np.maximum(0, (end - u) / end) + noise * rng.standard_normal((seeds, len(u))))
-    return xr.Dataset({"kernel_velocity": (("seed", "step"), velocity)}, coords={"seed": range(seeds), "step": STEPS})
+    u, end, start = np.log(STEPS + 10), np.log(tau), np.log(10)
+    shape = np.maximum(0, (end - u) / (end - start))
+    distance = np.full((seeds, 3, len(STEPS)), np.nan)
+    distance[:, 0, :2] = 0.1  # too few pairs
+    distance[:, 1] = 20 * 10 ** (-4 + 2 * shape + noise * rng.standard_normal((seeds, len(u))))
+    distance[:, 2] = 40 * 10 ** (-u)
+    distance[:, 1, -1] = distance[:, 2, -2:] = np.nan
+    return xr.Dataset(
+        {"interval_distance": (("seed", "interval", "step"), distance)},
+        coords={"seed": range(seeds), "interval": [10, 20, 40], "step": STEPS},
+    )
 
 
 def boundary_of(chaos, cone, *, dtype=np.float64, confidence=0.9):
@@ -87,6 +93,7 @@ def test_transitions_that_are_there_are_found(boundary):
     assert velocity["found"] == 1
     assert velocity["transition_step"] == pytest.approx(60, rel=0.2)
     assert np.isnan(velocity["curve_relative_norm"])
+    assert boundary["velocity_interval"] == 20
 
 
 def test_what_is_constant_has_no_transition_and_no_number(boundary):
@@ -143,9 +150,11 @@ def test_pairs_are_of_one_perturbation_or_with_the_kernel(boundary):
     assert pair["verdict"] == "apart"
     assert pair["difference_upper"] < 0
     assert float(pair["difference"]) == pytest.approx(-190, rel=0.3)
-    near = boundary.sel(pair="test_loss_barrier gaussian 0.001 | kernel_velocity")
-    assert near["verdict"] == "together"  # 30 and 60: steps 40 and 80 lie around the second
-    assert near["tolerance"] == 60
+    near = boundary_of(chaos_dataset(tau=60), cone_dataset()).sel(
+        pair="test_loss_barrier gaussian 0.001 | kernel_velocity"
+    )
+    assert near["verdict"] == "together"
+    assert near["tolerance"] == 40  # steps 40 and 80 lie around t0 = 60
     missing = boundary.sel(pair="test_loss_barrier gaussian 0.001 | disagreement_rate gaussian 0.001")
     assert missing["verdict"] == "undecided"
     assert "no transition" in missing["pair_reason"].item()
@@ -167,7 +176,7 @@ def test_one_seed_has_no_interval_and_no_transition():
         (None, cone_dataset(), 1),
         (chaos_dataset(), None, 9),
         (chaos_dataset(growth_steps=0), None, 6),
-        (chaos_dataset().isel(t0=slice(0, 2)), cone_dataset().isel(step=slice(0, 2)), 10),
+        (chaos_dataset().isel(t0=slice(0, 2)), cone_dataset().isel(step=slice(0, 3)), 10),
     ],
 )
 def test_what_was_not_measured_is_left_out_and_every_file_can_be_written_and_drawn(tmp_path, chaos, cone, curves):
@@ -181,6 +190,25 @@ def test_what_was_not_measured_is_left_out_and_every_file_can_be_written_and_dra
         figure.canvas.draw()
         if chaos is not None:
             transition.plot_exponents(read, "gaussian").canvas.draw()
+
+
+def test_unequal_intervals_make_no_transition():
+    """A kernel as far from the next step's whatever lies between: its velocity over the grid's intervals falls."""
+    steps = np.array([0, 5, 10, 20, 40, 75, 150, 225, 300, 375, 450, 525, 600])
+    cones = {
+        seed: cone_of_seed(
+            [kernel @ kernel.T for kernel in np.random.default_rng(seed).standard_normal((len(steps), 30, 30))],
+            np.arange(30) % 3,
+            classes=3,
+            steps=steps.tolist(),
+            reference_steps=[0],
+            intervals=[5, 75],
+        )
+        for seed in (0, 1, 2)
+    }
+    boundary = boundary_of(None, cone_of_seeds(cones))
+    assert boundary["velocity_interval"] == 75
+    assert boundary.sel(curve="kernel_velocity")["found"] == 0
 
 
 def linear_network(*, image_shape, classes):
@@ -213,10 +241,10 @@ def test_a_linear_model_is_neither_chaotic_nor_has_its_kernel_a_transition():
                 batch_norm_examples=8,
                 progress=lambda *_: None,
             )
-        steps = [0, 5, 10, 20, 30]
+        steps = [0, 5, 10, 15, 20, 25]
         kernels = [empirical_ntk(at(seed, "parent", t).network.eval(), data.train_images[:12]).numpy() for t in steps]
         cones[seed] = cone_of_seed(
-            kernels, data.train_labels[:12].numpy(), classes=4, steps=steps, reference_steps=[0], intervals=[]
+            kernels, data.train_labels[:12].numpy(), classes=4, steps=steps, reference_steps=[0], intervals=[5]
         )
     grid = {"kinds": ["gaussian"], "relative_norms": norms, "draws": 1}
     chaos = grid_of_comparisons(comparisons, seeds=seeds, perturbation_steps=t0s, comparison_steps=t1s, **grid)

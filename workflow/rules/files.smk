@@ -43,6 +43,7 @@ SUMMARIZED_FIGURES = (
     ("barrier_kind", "plot_chaos", ("chaos",)),
     ("chaos_kind", "plot_chaos", ("chaos",)),
     ("exponents_kind", "plot_exponents", ("chaos",)),
+    ("reference_distance", "plot_cone", ("cone",)),
     ("interval_distance", "plot_cone", ("cone",)),
     ("cone_opening", "plot_cone_opening", ("cone",)),
     ("switching", "plot_switching", ("switching",)),

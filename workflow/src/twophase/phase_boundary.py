@@ -4,7 +4,9 @@ The curves, each over the steps at which it was measured, one value a seed (the 
 
 - ``test_loss_barrier`` and ``disagreement_rate`` at the last t1 against t0;
 - ``growth_exponent`` against t0, as `twophase.transition.growth` defines it;
-- ``kernel_velocity``, its decadic logarithm, against the middle of the interval over which the kernel moved.
+- ``kernel_velocity`` S(t, t + dt) / dt, its decadic logarithm, against t + dt / 2, for the shortest of the study's
+  intervals dt that has enough pairs of steps. One dt for the whole curve: where S saturates, a velocity falls with the
+  length of its interval, so that one over unequal intervals would find the grid's transition in place of the kernel's.
 
 `twophase.transition.change_point` says what counts as a transition; steps count as log(1 + t / first step above 0).
 """
@@ -12,14 +14,21 @@ The curves, each over the steps at which it was measured, one value a seed (the 
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike
 
 from twophase.storage import describe
-from twophase.transition.change_point import Comparison, Transition, compare, find_transition
+from twophase.transition.change_point import (
+    FEWEST_POSITIONS,
+    Comparison,
+    Transition,
+    compare,
+    find_transition,
+    none_found,
+)
 from twophase.transition.growth import Growth, Verdict, judge_sizes, measure_growth
 
 SMALLEST_DISTANCE = 1e-12  # kernels closer than that are the same but for rounding
@@ -69,6 +78,7 @@ DESCRIPTIONS = {
     "seed_transition_step": ("transition of each seed", "step"),
     "plateau_level": ("mean over seeds of the curve after the transition, in its unit", "1"),
     "change": ("mean over seeds of the curve at its first step minus that level", "1"),
+    "velocity_interval": ("interval dt of the kernel velocity; NaN if none has enough pairs of steps", "step"),
     "noise_floor": ("change of the curve that means nothing; NaN where none is known", "1"),
     "pair": ("two curves whose transitions are compared", "1"),
     "first_curve": ("first of them", "1"),
@@ -188,6 +198,7 @@ def phase_boundary(
         curves += list(_chaos_curves(chaos, growths, test_examples))
     if cone is not None:
         curves.append(_velocity_curve(cone))
+        parts.append(xr.Dataset({"velocity_interval": velocity_interval(cone)}))
     seeds = (chaos if chaos is not None else cone)["seed"].values
     transitions = [_transition(curve, confidence) for curve in curves]
     parts += [_transition_dataset(curves, transitions, seeds), _pair_dataset(curves, transitions, confidence)]
@@ -277,30 +288,42 @@ def _disagreement_floor(rates: np.ndarray, examples: int) -> float:
     return 2 * math.sqrt(2 * rate * (1 - rate) / examples)
 
 
+def velocity_interval(cone: xr.Dataset) -> float:
+    """The shortest interval dt with enough pairs of kernel steps for a transition; NaN if there is none."""
+    pairs = np.isfinite(cone["interval_distance"]).any("seed").sum("step")
+    return min((float(dt) for dt in cone["interval"].values[pairs.values >= FEWEST_POSITIONS]), default=math.nan)
+
+
+def velocities(cone: xr.Dataset) -> xr.DataArray:
+    """Kernel velocities of equal intervals, 1/step, over (seed, step), ``step`` being the middle of the interval.
+
+    Args:
+        cone: Content of ``cone.nc``, with an interval that `velocity_interval` finds.
+    """
+    dt = velocity_interval(cone)
+    distance = cone["interval_distance"].sel(interval=dt).transpose("seed", "step")
+    distance = distance.sel(step=np.isfinite(distance).any("seed"))
+    return (distance / dt).assign_coords(step=distance["step"] + dt / 2)
+
+
 def _velocity_curve(cone: xr.Dataset) -> Curve:
     """The logarithm of the kernel's velocity; a kernel that doesn't move has the velocity of rounding."""
-    steps = cone["step"].values
-    smallest = SMALLEST_DISTANCE / np.diff(steps)
-    velocity = cone["kernel_velocity"].transpose("seed", "step").values[:, :-1]
-    still = (velocity <= smallest).all()
-    missing = "the kernel doesn't move" if still else ""
-    return Curve(
-        KERNEL_VELOCITY,
-        (steps[:-1] + steps[1:]) / 2,
-        np.log10(np.where(np.isfinite(velocity), np.maximum(velocity, smallest), np.nan)),
-        missing=missing,
-    )
+    dt = velocity_interval(cone)
+    if math.isnan(dt):
+        few = f"no interval dt of the cone has {FEWEST_POSITIONS} pairs of kernel steps"
+        return Curve(KERNEL_VELOCITY, np.empty(0), np.empty((cone.sizes["seed"], 0)), missing=few)
+    velocity, smallest = velocities(cone), SMALLEST_DISTANCE / dt
+    values = np.log10(np.where(np.isfinite(velocity), np.maximum(velocity, smallest), np.nan))
+    missing = "the kernel doesn't move" if (velocity <= smallest).all() else ""
+    return Curve(KERNEL_VELOCITY, velocity["step"].values, values, missing=missing)
 
 
 def _transition(curve: Curve, confidence: float) -> Transition:
-    found = find_transition(
+    if curve.missing:
+        return none_found(len(curve.values), 0, confidence, "log")(curve.missing)
+    return find_transition(
         curve.steps, curve.values, confidence=confidence, transform="log", noise_floor=curve.noise_floor
     )
-    if not curve.missing:
-        return found
-    nothing = {field.name: math.nan for field in fields(found) if isinstance(getattr(found, field.name), float)}
-    nothing |= {"confidence": confidence, "seed_steps": np.full_like(found.seed_steps, math.nan)}
-    return replace(found, **nothing, found=False, reason=curve.missing)
 
 
 def _transition_dataset(curves: list[Curve], transitions: list[Transition], seeds: np.ndarray) -> xr.Dataset:

@@ -69,7 +69,8 @@ def _barrier_claims(study: str, cell: xr.Dataset, confidence: float) -> list[Cla
 def early_barrier(cell: xr.Dataset, confidence: float) -> Finding:
     """Holds if the interval of the test-loss barrier at the earliest t0 lies above ``NEGLIGIBLE`` of the test loss.
 
-    The loss is the parents' at the last t1, averaged over seeds. Fails if the interval does not exceed that.
+    The loss is the parents' at the last t1, averaged over seeds. Fails if the interval does not exceed that, or if at
+    least two seeds have no barrier at all: where no point of the line lies above its ends, each seed measures 0.
 
     Args:
         cell: Over (seed, t0, interpolation) at the last t1.
@@ -79,6 +80,8 @@ def early_barrier(cell: xr.Dataset, confidence: float) -> Finding:
     threshold = _negligible(cell)
     name = f"{number_text(threshold)}, {100 * NEGLIGIBLE:g} % of the parents' loss"
     verdict, reason = decide_above(barrier, threshold, name)
+    if barrier.seeds > 1 and not cell["test_loss_barrier"].isel(t0=0).any():
+        verdict, reason = FAILS, f"the barrier is 0 in each of {barrier.seeds} seeds"
     return barrier.finding(verdict, reason, unit="nat", more=_where(cell, 0))
 
 

@@ -21,6 +21,7 @@ from twophase.claims.claim import (
 )
 from twophase.claims.transitions import pair_claims, transition_claims
 
+TURNED = 0.05  # a third of the smallest S from step 0 in Zhou 2025a, Fig. 5a, about 0.15
 DRIFT = {"confined": HOLDS, "free": FAILS, "directed": FAILS}
 
 
@@ -56,6 +57,13 @@ def cone_claims(study: str, data: Mapping[str, xr.Dataset], confidence: float, l
             "Late kernels keep moving, but stay within a narrow cone.",
             "cone_opening",
             confinement(cone, data.get("cone_opening"), confidence),
+        ),
+        (
+            "The kernel turns",
+            "Zhou 2025a, Fig. 5a",
+            "Training turns the kernel: S from the first step to the last is 0.15 to 0.2.",
+            "reference_distance",
+            turn(cone, confidence),
         ),
     ]
     claims = [make_claim(study, *finding) for finding in findings]
@@ -105,6 +113,19 @@ def interval_ratio(cone: xr.Dataset, confidence: float, late_from: int) -> Findi
             mean, verdict, reason = _ratio(distances.isel(step=0), late.mean("step"), confidence)
             return mean.finding(verdict, reason, more=f" times as far in {interval} steps as from step {late_from} on")
     return not_measured(f"no interval starts both at the first step and from step {late_from} on")
+
+
+def turn(cone: xr.Dataset, confidence: float) -> Finding:
+    """Holds if the kernel distance from the first kernel step to the last lies above ``TURNED``; fails if it doesn't.
+
+    Args:
+        cone: Content of ``cone.nc``.
+        confidence: Level of the interval.
+    """
+    ends = cone["kernel_distance"].sortby("step").sortby("step_other").isel(step=0, step_other=-1)
+    mean = mean_over_seeds(ends, confidence)
+    verdict, reason = decide_above(mean, TURNED, number_text(TURNED))
+    return mean.finding(verdict, reason, more=f", from step {int(cone['step'].min())} to {int(cone['step'].max())}")
 
 
 def _ratio(early: xr.DataArray, late: xr.DataArray, confidence: float) -> tuple[Mean, str, str]:

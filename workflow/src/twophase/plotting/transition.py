@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from twophase.phase_boundary import velocities, velocity_interval
 from twophase.plotting.axes import set_logarithmic, set_step_axis
 from twophase.plotting.style import add_note, compact, named_line, new_figure, ordered_line, text_scale
 from twophase.plotting.summary import average_draws, deviation_note, sample_note, seed_mean, seed_spread
@@ -190,11 +191,13 @@ def _draw_exponent(axes: Axes, boundary: xr.Dataset) -> None:
 
 
 def _draw_velocity(axes: Axes, cone: xr.Dataset) -> None:
-    steps = cone["step"].values
-    middle = (steps[:-1] + steps[1:]) / 2
-    _draw_seeds(axes, middle, cone["kernel_velocity"].isel(step=slice(None, -1)))
     axes.set_ylabel("kernel velocity\n(1 / step)")
-    set_logarithmic(axes)
+    dt = velocity_interval(cone)
+    if np.isfinite(dt):
+        velocity = velocities(cone)
+        _draw_seeds(axes, velocity["step"].values, velocity)
+        axes.annotate(f"dt = {dt:g} steps", (0.99, 0.9), xycoords="axes fraction", ha="right", fontsize="small")
+        set_logarithmic(axes)
 
 
 def _draw_coherence(axes: Axes, pointwise: xr.Dataset) -> None:

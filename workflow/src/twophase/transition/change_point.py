@@ -138,7 +138,7 @@ def find_transition(
     check_confidence(confidence)
     u = transformed(x, transform)
     used = np.isfinite(y).sum(axis=1) >= min(FEWEST_POSITIONS, len(x))
-    none = _none(len(y), int(used.sum()), confidence, transform)
+    none = none_found(len(y), int(used.sum()), confidence, transform)
     if len(x) < FEWEST_POSITIONS:
         return none(f"{len(x)} steps: fewer than {FEWEST_POSITIONS}")
     curves = [_Curve(u[np.isfinite(row)], row[np.isfinite(row)]) for row in y[used]]
@@ -209,6 +209,24 @@ def compare(
     if lower > 0 or upper < 0:
         return Comparison("apart", "the interval of the difference excludes 0", *numbers)
     return Comparison("undecided", "the interval of the difference holds 0, and is too wide to say more", *numbers)
+
+
+def none_found(given: int, used: int, confidence: float, transform: Transform) -> Callable[[str], Transition]:
+    """A maker of Transitions that weren't found, from the reason.
+
+    Args:
+        given: Number of seeds.
+        used: Seeds with enough values.
+        confidence: Level that an interval would have had.
+        transform: g.
+    """
+
+    def because(reason: str) -> Transition:
+        nan = math.nan
+        steps = np.full(given, nan)
+        return Transition(False, reason, nan, nan, nan, confidence, used, transform, steps, nan, nan)
+
+    return because
 
 
 def transformed(positions: np.ndarray, transform: Transform) -> np.ndarray:
@@ -335,14 +353,3 @@ def _checked(positions: ArrayLike, values: ArrayLike, floor: float | None) -> tu
     if floor is not None and not 0 <= floor < math.inf:
         raise ValueError(f"noise_floor must be a finite number from 0 on, got {floor}.")
     return x, y
-
-
-def _none(given: int, used: int, confidence: float, transform: Transform) -> Callable[[str], Transition]:
-    """A maker of Transitions that weren't found, from the reason."""
-
-    def because(reason: str) -> Transition:
-        nan = math.nan
-        steps = np.full(given, nan)
-        return Transition(False, reason, nan, nan, nan, confidence, used, transform, steps, nan, nan)
-
-    return because
