@@ -215,7 +215,7 @@ def _draw_sharpness(axes: Axes, pointwise: xr.Dataset) -> None:
     axes.plot(steps, threshold, color="0.3", linestyle=":", label="edge of stability")
     axes.legend(fontsize="x-small")
     axes.set_ylabel("sharpness")
-    set_logarithmic(axes)
+    set_logarithmic(axes, plain=True)
 
 
 MEASURE_OF = {
