@@ -221,8 +221,13 @@ HARD = {
 @pytest.mark.parametrize("case", HARD)
 def test_budgets_that_are_hard_to_keep(processes, case):
     name, examples, options = HARD[case]
-    ((budget, growth, *_),) = processes.apply(peaks, (name, examples), {"factors": (1.02,)} | options)
-    assert growth <= budget + MEBI
+    excess = []
+    for _ in range(3):  # what the engine takes is the same each time, what else the process does can only add to it
+        ((budget, growth, *_),) = processes.apply(peaks, (name, examples), {"factors": (1.02,)} | options)
+        excess.append(growth - budget)
+        if excess[-1] <= MEBI:
+            break
+    assert min(excess) <= MEBI
 
 
 # Blocks ---------------------------------------------------------------------------------------------------------------
