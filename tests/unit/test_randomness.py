@@ -17,6 +17,7 @@ def test_the_values_of_sources_never_change():
         "AUGMENTATION": 2,
         "PERTURBATION": 3,
         "NETWORK": 4,
+        "GRADIENT_NOISE": 5,
     }
 
 
