@@ -131,6 +131,7 @@ BROKEN = {
     "no seeds": (("seeds", []), "seeds", "empty; give at least one value"),
     "repeated seeds": (("seeds", [3, 1, 3]), "seeds", r"each value once, \[3\] is repeated"),
     "repeated interval": (("cone/intervals", [10, 10]), "cone.intervals", r"\[10\] is repeated"),
+    "the control alone": (("chaos/relative_norms", [0]), "chaos.relative_norms", "expected a size above 0"),
     "repeated norm, one as text": (("chaos/relative_norms", [0.01, "1e-2"]), "chaos.relative_norms", "is repeated"),
     "no kinds": (("chaos/kinds", []), "chaos.kinds", "empty"),
     "no learning rates": (("switching/learning_rates", []), "switching.learning_rates", "empty; give at least one"),

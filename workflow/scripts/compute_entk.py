@@ -26,13 +26,14 @@ def main(smk):
         )
         probe = class_balanced_examples(data.train_labels, job.settings["probe_examples"])
         network, scale = core_of(run.network.eval())
-        kernel = scale**2 * empirical_ntk(
+        kernel = empirical_ntk(
             network,
             data.train_images[probe],
             kernel=job.settings["kernel"],
             memory_budget=smk.resources.entk_memory_mb * 1_000_000,
             progress=job.progress(len(probe) * (len(probe) + 1) // 2, "pairs of examples"),
         )
+        kernel *= scale**2  # in place: the budget holds one kernel
         labels = data.train_labels[probe]
         write_dataset(
             smk.output.kernel,

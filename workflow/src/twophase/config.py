@@ -143,6 +143,12 @@ class Training(Section):
     )
 
 
+def _some_above_zero(sizes: list[float]) -> list[float]:
+    if not any(size > 0 for size in distinct(sizes)):
+        raise ValueError("expected a size above 0; the control, 0, is added by itself")
+    return sizes
+
+
 class Chaos(Section):
     """The chaos effect (Zhou 2025a, Fig. 3): perturb at t0, compare at t1."""
 
@@ -151,7 +157,7 @@ class Chaos(Section):
     kinds: Annotated[list[Literal["gaussian", "gradient"]], AfterValidator(distinct)] = Field(
         ["gaussian"], description="Direction: Gaussian over all trainable parameters, or a minibatch gradient."
     )
-    relative_norms: Annotated[list[NonNegativeFloat], AfterValidator(distinct)] = Field(
+    relative_norms: Annotated[list[NonNegativeFloat], AfterValidator(_some_above_zero)] = Field(
         description="Sizes |perturbation| / |theta_t0| (L2). The control, 0, is always added."
     )
     draws: PositiveInt = Field(1, description="Independent perturbations of each kind and size.")

@@ -16,7 +16,6 @@ from twophase.claims.parts import Part
 
 TITLE = "What holds: claims of the papers, and what was measured"
 SYMBOLS = {HOLDS: "\u2713", FAILS: "\u2717", UNDECIDED: "?", NOT_MEASURED: "\u2013"}
-PLURAL = {HOLDS: "hold", FAILS: "don't hold"}
 MEANINGS = {
     HOLDS: "the interval lies wholly on the claim's side of its threshold",
     FAILS: "it lies wholly on the other side",

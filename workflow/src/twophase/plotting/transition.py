@@ -185,8 +185,8 @@ def _draw_disagreement(axes: Axes, chaos: xr.Dataset) -> None:
 
 
 def _draw_exponent(axes: Axes, boundary: xr.Dataset) -> None:
-    for kind in boundary["kind"].values:
-        _draw_against_t0(axes, boundary.sel(kind=kind), "growth_exponent")
+    for index, kind in enumerate(boundary["kind"].values):
+        _draw_against_t0(axes, boundary.sel(kind=kind), "growth_exponent", hollow=index > 0)
     axes.set_ylabel("growth exponent\n(1 / step)")
 
 
@@ -234,13 +234,13 @@ def _draw_seeds(axes: Axes, steps: np.ndarray, values: xr.DataArray) -> None:
     axes.plot(steps, values.mean("seed", skipna=False), color="black", marker="s", markersize=3, linewidth=1.2)
 
 
-def _draw_against_t0(axes: Axes, growth: xr.Dataset, name: str) -> None:
+def _draw_against_t0(axes: Axes, growth: xr.Dataset, name: str, *, hollow: bool = False) -> None:
     """A quantity of the growth with its interval, one line a size; ``growth`` is of one kind."""
     for index, norm in enumerate(growth["relative_norm"].values):
         values = growth.sel(relative_norm=norm)
         ends = np.stack([values[name] - values[f"{name}_lower"], values[f"{name}_upper"] - values[name]])
         line = named_line(index) | {"linewidth": 1, "elinewidth": 0.9, "label": f"{norm:g}"}
-        if values["near_rounding"].values.any():
+        if hollow or values["near_rounding"].values.any():
             line["markerfacecolor"] = "white"
         bars = ends if np.isfinite(ends).any() else None
         axes.errorbar(values["t0"].values, values[name].values, yerr=bars, **line)
