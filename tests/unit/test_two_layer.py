@@ -428,7 +428,7 @@ def test_compiled_code_is_kept_apart_for_each_state_of_the_sources(tmp_path):
     shutil.copytree(Path(twophase.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     code = (
         "import numpy; from twophase.two_layer import passes; "
-        "print(passes._sum_of_hidden(numpy.ones(1024), numpy.ones(1024)))"
+        "print(passes._sums_of_hidden((numpy.ones(1024),) * 4, numpy.ones(1024))[0])"
     )
     found = []
     for lanes in (512, 128):

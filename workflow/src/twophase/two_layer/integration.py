@@ -3,18 +3,19 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import scipy.linalg.blas  # noqa: F401  Numba's products use it; loaded here so that its threads can be limited
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from twophase.errors import DataError
 from twophase.kernels import kernel_distance
 from twophase.two_layer.chebyshev import stage_table
 from twophase.two_layer.compiled import LANES
-from twophase.two_layer.flow import integrate_flow
+from twophase.two_layer.flow import FlowEnd, States, integrate_flow
 from twophase.two_layer.network import BLOCK, TwoLayer, outputs, tangent_kernel
-from twophase.two_layer.passes import EXAMPLES, FEATURES, Problem, Workspace
+from twophase.two_layer.passes import EXAMPLES, FEATURES, Neurons, Problem, Workspace
 
 STATUS = ("converged", "stationary", "evaluations spent", "not finite")
 STATES = 7  # arrays of a network's size that an integration holds
@@ -113,7 +114,7 @@ def integrate(
     results: list[Trained | None] = [None] * len(networks)
     workers = _workers(networks, inputs, threads, memory_budget)
     done = 0
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with _threads().limit(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         waiting = {pool.submit(_train_only, networks[index], inputs, targets, accuracy): index for index in order}
         try:
             for future in as_completed(waiting):
@@ -144,8 +145,14 @@ def train(
         DataError: If inputs and targets don't fit each other or are not finite.
     """
     inputs, targets = checked_data(inputs, targets)
-    with threadpool_limits(1, user_api="blas"):
+    with _threads().limit(limits=1, user_api="blas"):
         return _train(network, inputs, targets, accuracy or Accuracy())
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Controls the threads of BLAS; looking for it takes a few milliseconds."""
+    return ThreadpoolController()
 
 
 def _train_only(network: TwoLayer, inputs: np.ndarray, targets: np.ndarray, accuracy: Accuracy) -> Trained:
@@ -157,13 +164,7 @@ def _train(
     network: TwoLayer, inputs: np.ndarray, targets: np.ndarray, accuracy: Accuracy
 ) -> tuple[Trained, np.ndarray]:
     initial = network.initial_weights(inputs.shape[1])
-    problem = _problem(network, initial, inputs, targets)
-    goal = _loss_goal(outputs(initial, inputs, network.kappa), inputs, targets, accuracy.loss_tolerance)
-    end = integrate_flow(
-        problem, _workspace(problem), stage_table(), accuracy.tolerance, goal, accuracy.most_evaluations
-    )
-    moved = end.state.transpose(0, 2, 1).reshape(-1, end.state.shape[1])[: network.width]
-    displacement = np.concatenate([moved[:, : inputs.shape[1]], moved[:, -1:]], axis=1)
+    end, displacement = _integrated(network, initial, inputs, targets, accuracy)
     final = initial + displacement
     trained = Trained(
         network=network,
@@ -178,6 +179,19 @@ def _train(
         kernel_distance=_kernel_distance(initial, final, inputs, network),
     )
     return trained, final
+
+
+def _integrated(
+    network: TwoLayer, initial: np.ndarray, inputs: np.ndarray, targets: np.ndarray, accuracy: Accuracy
+) -> tuple[FlowEnd, np.ndarray]:
+    """How an integration ends, and the displacement, ``(m, d + 1)``; its room is free again."""
+    problem = _problem(network, initial, inputs, targets)
+    goal = _loss_goal(outputs(initial, inputs, network.kappa), inputs, targets, accuracy.loss_tolerance)
+    states = States(*(np.zeros(problem.initial.shape) for _ in States._fields))
+    room = _workspace(problem), states, _neurons(problem), _neurons(problem)
+    end = integrate_flow(problem, *room, stage_table(), accuracy.tolerance, goal, accuracy.most_evaluations)
+    moved = states.state.transpose(0, 2, 1).reshape(-1, states.state.shape[1])[: network.width]
+    return end, np.concatenate([moved[:, : inputs.shape[1]], moved[:, -1:]], axis=1)
 
 
 def _loss_goal(first: np.ndarray, inputs: np.ndarray, targets: np.ndarray, tolerance: float) -> float:
@@ -274,7 +288,19 @@ def _workspace(problem: Problem) -> Workspace:
         speed=np.zeros(LANES),
         jump=np.zeros(LANES),
         crossed=np.zeros(LANES),
+        changed=np.zeros(len(problem.initial), bool),
         sums=np.zeros((2, 4)),
+    )
+
+
+def _neurons(problem: Problem) -> Neurons:
+    """Neurons of which none slides."""
+    tiles, rows, lanes = problem.initial.shape
+    return Neurons(
+        preactivation=np.zeros((tiles, len(problem.targets), lanes)),
+        slide=np.full((tiles, lanes), -1),
+        normal=np.zeros((tiles, rows - 1, lanes)),
+        sliding=np.zeros(tiles, np.int64),
     )
 
 

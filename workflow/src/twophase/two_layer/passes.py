@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from twophase.two_layer.compiled import LANES, compiled, summing
+from twophase.two_layer.compiled import LANES, compiled, inlined, summing
 
 EXAMPLES, FEATURES = 4, 2  # taken together, so that sums stay in registers
 STILL = 1e-6  # share of the jump at a kink below which a speed counts as 0
@@ -70,10 +70,11 @@ class Workspace(NamedTuple):
         outputs: Sums of a~ relu(z), ``(n,)``.
         weights: Of one tile, ``(d + 1, LANES)``.
         slope: Of one tile, ``(d + 1, LANES)``.
-        pulls: e_i 1[z > 0] of one tile, ``(n, LANES)``.
+        pulls: Share of each example in d w~ of one tile over x_i, -kappa' (1/n) e_i a~ 1[z > 0], ``(n, LANES)``.
         speed: dz/dt of sliding neurons of one tile over |x_i|, ``(LANES,)``.
         jump: What the pull of their example adds to it where z > 0, -kappa' (1/n) e_i a~ |x_i|, ``(LANES,)``.
         crossed: Below 0 for neurons of one tile that have crossed a kink in a step, ``(LANES,)``.
+        changed: Whether slides of a tile differ between both ends of a step, ``(tiles,)``.
         sums: What ``last_slope`` sums: for input and output weights (rows) est^2, est * displacement,
             displacement^2 and slope^2, ``(2, 4)``.
     """
@@ -86,69 +87,76 @@ class Workspace(NamedTuple):
     speed: np.ndarray
     jump: np.ndarray
     crossed: np.ndarray
+    changed: np.ndarray
     sums: np.ndarray
 
 
 @compiled
 def first_stage(problem, work, neurons, origin, origin_slope, step, result):
     """Set result = origin + step * slope, its preactivations and its residual; return its loss."""
-    tiles, rows, _ = problem.initial.shape
+    initial, x, y, value = _flat(problem.initial), _flat(origin), _flat(origin_slope), _flat(result)
+    weights = work.weights.reshape(-1)
     work.outputs[:] = 0.0
-    for tile in range(tiles):
-        for row in range(rows):
-            for lane in range(LANES):
-                value = origin[tile, row, lane] + step * origin_slope[tile, row, lane]
-                result[tile, row, lane] = value
-                work.weights[row, lane] = problem.initial[tile, row, lane] + value
+    for tile in range(len(initial)):
+        _begin(x[tile], step, y[tile], initial[tile], value[tile], weights)
         _evaluate_tile(problem, work, neurons, tile)
     return _set_residual(problem, work)
 
 
+@inlined
+def _flat(states):
+    """A tile's rows as one, ``(tiles, (d + 1) LANES)``: one loop instead of d + 1."""
+    return states.reshape(states.shape[0], -1)
+
+
+@inlined
+def _begin(x, step, slope, initial, result, weights):
+    for place in range(x.size):
+        value = x[place] + step * slope[place]
+        result[place] = value
+        weights[place] = initial[place] + value
+
+
 @compiled
-def next_stage(problem, work, neurons, origin, origin_slope, previous, before, result, coefficients, step):
-    """Set Y_j, its preactivations and its residual, from Y_{j-1} and Y_{j-2}, which it may overwrite; its loss."""
-    tiles, rows, _ = problem.initial.shape
-    of_origin, of_previous, of_before = coefficients[0], coefficients[1], coefficients[2]
-    of_slope, of_origin_slope = coefficients[3] * step, coefficients[4] * step
+def next_stage(problem, work, neurons, origin, origin_slope, previous, result, coefficients, step, second):
+    """Set Y_j, its preactivations and its residual, from Y_{j-1}, and from Y_{j-2}, which lies in ``result``; its loss.
+
+    Of the ``second`` stage Y_{j-2} is the origin, and ``result`` is not read.
+    """
+    initial, x, y, z = _flat(problem.initial), _flat(origin), _flat(origin_slope), _flat(previous)
+    value, slope, weights = _flat(result), work.slope.reshape(-1), work.weights.reshape(-1)
+    p, r, of_before, s, q = coefficients
+    s, q = s * step, q * step
     work.outputs[:] = 0.0
-    for tile in range(tiles):
+    for tile in range(len(initial)):
         _set_output_weights(problem, work, previous, tile)
-        _tile_slope(problem, work, neurons, tile, work.slope)
-        for row in range(rows):
-            _combine(
-                of_origin,
-                origin[tile, row],
-                of_origin_slope,
-                origin_slope[tile, row],
-                of_previous,
-                previous[tile, row],
-                work.weights[row],
+        _set_slope(problem, work, neurons, tile, work.slope)
+        if second:
+            _combine(p + of_before, x[tile], q, y[tile], r, z[tile], s, slope, initial[tile], value[tile], weights)
+        else:
+            _combine_in_place(
+                of_before, p, x[tile], q, y[tile], r, z[tile], s, slope, initial[tile], value[tile], weights
             )
-            _add_combination(of_before, before[tile, row], of_slope, work.slope[row], work.weights[row])
-            _store_and_add(work.weights[row], result[tile, row], problem.initial[tile, row])
         _evaluate_tile(problem, work, neurons, tile)
     return _set_residual(problem, work)
 
 
-@compiled
-def _combine(p, x, q, y, r, z, result):
-    for lane in range(LANES):
-        result[lane] = p * x[lane] + q * y[lane] + r * z[lane]
+@inlined
+def _combine(p, x, q, y, r, z, s, slope, initial, result, weights):
+    """Set a stage's state, and its weights."""
+    for place in range(x.size):
+        value = p * x[place] + q * y[place] + r * z[place] + s * slope[place]
+        result[place] = value
+        weights[place] = initial[place] + value
 
 
-@compiled
-def _add_combination(p, x, q, y, result):
-    for lane in range(LANES):
-        result[lane] += p * x[lane] + q * y[lane]
-
-
-@compiled
-def _store_and_add(values, result, initial):
-    """Copy a row of a state, and make it one of weights."""
-    for lane in range(LANES):
-        result[lane] = values[lane]
-    for lane in range(LANES):
-        values[lane] += initial[lane]
+@inlined
+def _combine_in_place(of_result, p, x, q, y, r, z, s, slope, initial, result, weights):
+    """The same, of what lies there too."""
+    for place in range(x.size):
+        value = of_result * result[place] + p * x[place] + q * y[place] + r * z[place] + s * slope[place]
+        result[place] = value
+        weights[place] = initial[place] + value
 
 
 @compiled
@@ -163,18 +171,20 @@ def last_slope(problem, work, before, neurons, origin, origin_slope, result, res
     of_output, of_input = 0.0, 0.0
     for tile in range(tiles):
         _set_output_weights(problem, work, result, tile)
-        _tile_slope(problem, work, neurons, tile, result_slope[tile])
-        if _update_slides(problem, work, before, neurons, result, result_slope, tile):
-            _tile_slope(problem, work, neurons, tile, result_slope[tile])
-        for row in range(rows):
-            sums = work.sums[1 if row == rows - 1 else 0]
-            _add_products(
-                origin[tile, row], origin_slope[tile, row], result[tile, row], result_slope[tile, row], step, sums
+        _set_slope(problem, work, neurons, tile, result_slope[tile])
+        work.changed[tile] = _update_slides(problem, work, before, neurons, result, result_slope, tile)
+        if work.changed[tile]:
+            _set_slope(problem, work, neurons, tile, result_slope[tile])
+        for layer, part in enumerate((slice(0, rows - 1), slice(rows - 1, rows))):
+            x, y = origin[tile, part].reshape(-1), origin_slope[tile, part].reshape(-1)
+            value, slope = result[tile, part].reshape(-1), result_slope[tile, part].reshape(-1)
+            _add_products(x, y, value, slope, step, work.sums[layer])
+        for i in range(0, len(problem.targets), EXAMPLES):
+            hidden, weights = _sums_of_squares(
+                _four(neurons.preactivation[tile], i), work.weights[rows - 1], _four(problem.norms, i)
             )
-        for i in range(problem.examples):
-            hidden, weights = _sums_of_squares(neurons.preactivation[tile, i], work.weights[rows - 1])
             of_output += hidden
-            of_input += weights * problem.norms[i] ** 2
+            of_input += weights
     return problem.kappa * (of_output / problem.kappa_prime + problem.kappa_prime * of_input) / problem.examples
 
 
@@ -182,12 +192,12 @@ def last_slope(problem, work, before, neurons, origin, origin_slope, result, res
 def _add_products(origin, origin_slope, result, result_slope, step, sums):
     """Add est^2, est * displacement, displacement^2 and slope^2."""
     errors, along, ways, slopes = 0.0, 0.0, 0.0, 0.0
-    for lane in range(LANES):
-        error = 0.8 * (origin[lane] - result[lane]) + 0.4 * step * (origin_slope[lane] + result_slope[lane])
+    for place in range(origin.size):
+        error = 0.8 * (origin[place] - result[place]) + 0.4 * step * (origin_slope[place] + result_slope[place])
         errors += error * error
-        along += error * result[lane]
-        ways += result[lane] * result[lane]
-        slopes += result_slope[lane] * result_slope[lane]
+        along += error * result[place]
+        ways += result[place] * result[place]
+        slopes += result_slope[place] * result_slope[place]
     sums[0] += errors
     sums[1] += along
     sums[2] += ways
@@ -195,27 +205,48 @@ def _add_products(origin, origin_slope, result, result_slope, step, sums):
 
 
 @summing
-def _sums_of_squares(preactivation, output_weights):
-    """Sums of relu(z)^2 and of a~^2 where z > 0."""
+def _sums_of_squares(z, output_weights, norms):
+    """Sums of relu(z)^2 and of a~^2 |x|^2 where z > 0, over four examples."""
     hidden, weights = 0.0, 0.0
+    n0, n1, n2, n3 = norms[0] ** 2, norms[1] ** 2, norms[2] ** 2, norms[3] ** 2
     for lane in range(LANES):
-        z, a = preactivation[lane], output_weights[lane]
-        hidden += max(z, 0.0) * max(z, 0.0)
-        weights += a * a if z > 0.0 else 0.0
+        hidden += (
+            max(z[0][lane], 0.0) ** 2
+            + max(z[1][lane], 0.0) ** 2
+            + max(z[2][lane], 0.0) ** 2
+            + max(z[3][lane], 0.0) ** 2
+        )
+        weights += output_weights[lane] * output_weights[lane] * _sum_of_active((n0, n1, n2, n3), z, lane)
     return hidden, weights
 
 
-@compiled
+@inlined
 def _four(rows, i):
     """Rows i to i + 3, those of four examples."""
     return rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
 
 
-@compiled
+@inlined
+def _sum_of_active(p, z, lane):
+    """The sum of p over those of four examples for which a neuron is active, z > 0."""
+    return (
+        (p[0] if z[0][lane] > 0.0 else 0.0)
+        + (p[1] if z[1][lane] > 0.0 else 0.0)
+        + (p[2] if z[2][lane] > 0.0 else 0.0)
+        + (p[3] if z[3][lane] > 0.0 else 0.0)
+    )
+
+
+@inlined
 def _set_output_weights(problem, work, state, tile):
     last = problem.initial.shape[1] - 1
+    _add(problem.initial[tile, last], state[tile, last], work.weights[last])
+
+
+@inlined
+def _add(x, y, result):
     for lane in range(LANES):
-        work.weights[last, lane] = problem.initial[tile, last, lane] + state[tile, last, lane]
+        result[lane] = x[lane] + y[lane]
 
 
 @compiled
@@ -229,19 +260,28 @@ def _evaluate_tile(problem, work, neurons, tile):
         _multiply(problem.inputs, work.weights, preactivation)
     if neurons.sliding[tile]:
         _hold_on_kink(neurons.slide[tile], preactivation)
-    for i in range(count):
-        work.outputs[i] += _sum_of_hidden(preactivation[i], work.weights[dimension])
+    for i in range(0, count, EXAMPLES):
+        s0, s1, s2, s3 = _sums_of_hidden(_four(preactivation, i), work.weights[dimension])
+        work.outputs[i] += s0
+        work.outputs[i + 1] += s1
+        work.outputs[i + 2] += s2
+        work.outputs[i + 3] += s3
 
 
 @summing
-def _sum_of_hidden(preactivation, output_weights):
-    total = 0.0
+def _sums_of_hidden(z, output_weights):
+    """Sums of a~ relu(z) for four examples."""
+    s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
     for lane in range(LANES):
-        total += output_weights[lane] * max(preactivation[lane], 0.0)
-    return total
+        a = output_weights[lane]
+        s0 += a * max(z[0][lane], 0.0)
+        s1 += a * max(z[1][lane], 0.0)
+        s2 += a * max(z[2][lane], 0.0)
+        s3 += a * max(z[3][lane], 0.0)
+    return s0, s1, s2, s3
 
 
-@compiled
+@inlined
 def _multiply(inputs, weights, product):
     """Set product = inputs weights, four examples and two features at a time."""
     for i in range(0, inputs.shape[0], EXAMPLES):
@@ -264,110 +304,127 @@ def _multiply(inputs, weights, product):
                     z3[lane] += p3 * u[lane] + q3 * v[lane]
 
 
-@compiled
+@inlined
 def _hold_on_kink(slides, preactivation):
-    """Set z to 0 where a neuron slides: without rounding, and on the lower side."""
-    for i in range(preactivation.shape[0]):
+    """Make z 0 where a neuron slides: without rounding, and on the lower side."""
+    for i in range(0, preactivation.shape[0], EXAMPLES):
+        z0, z1, z2, z3 = _four(preactivation, i)
         for lane in range(LANES):
-            preactivation[i, lane] = 0.0 if slides[lane] == i else preactivation[i, lane]
+            slide = slides[lane] - i
+            z0[lane] *= 0.0 if slide == 0 else 1.0
+            z1[lane] *= 0.0 if slide == 1 else 1.0
+            z2[lane] *= 0.0 if slide == 2 else 1.0
+            z3[lane] *= 0.0 if slide == 3 else 1.0
 
 
 @compiled
-def _tile_slope(problem, work, neurons, tile, slope):
+def _set_slope(problem, work, neurons, tile, slope):
     """Set d w~ = -kappa' (1/n) sum_i e_i a~ 1[z > 0] x_i and d a~ = -(1/kappa') (1/n) sum_i e_i relu(z)."""
     dimension = problem.inputs.shape[1]
-    slope[:] = 0.0
+    preactivation, output_weights = neurons.preactivation[tile], work.weights[dimension]
+    to_input, to_output = -problem.kappa_prime / problem.examples, -1.0 / (problem.kappa_prime * problem.examples)
     if problem.by_blas:
-        _set_pulls(work.residual, neurons.preactivation[tile], work.pulls)
+        _set_pulls(to_input, work.residual, preactivation, output_weights, work.pulls)
         np.dot(problem.inputs_transposed, work.pulls, slope[:dimension])
     else:
-        _add_pulls(problem.inputs, work.residual, neurons.preactivation[tile], slope)
-    _add_hidden(work.residual, neurons.preactivation[tile], slope[dimension])
-    to_input, to_output = -problem.kappa_prime / problem.examples, -1.0 / (problem.kappa_prime * problem.examples)
-    for c in range(dimension):
-        for lane in range(LANES):
-            slope[c, lane] *= to_input * work.weights[dimension, lane]
-    for lane in range(LANES):
-        slope[dimension, lane] *= to_output
+        _set_input_slope(problem.inputs, to_input, work.residual, preactivation, output_weights, slope)
+    _set_output_slope(to_output, work.residual, preactivation, slope[dimension])
     if neurons.sliding[tile]:
         _set_speed_and_jump(problem, work, neurons, tile, slope)
         _slide(work.speed, work.jump, neurons.normal[tile], slope)
 
 
-@compiled
-def _set_pulls(residual, preactivation, pulls):
+@inlined
+def _set_pulls(scale, residual, preactivation, output_weights, pulls):
     for i in range(residual.shape[0]):
+        pull = scale * residual[i]
         for lane in range(LANES):
-            pulls[i, lane] = residual[i] if preactivation[i, lane] > 0.0 else 0.0
+            pulls[i, lane] = pull * output_weights[lane] if preactivation[i, lane] > 0.0 else 0.0
 
 
-@compiled
-def _add_pulls(inputs, residual, preactivation, slope):
-    """Add sum_i e_i 1[z > 0] x_i, four examples and two features at a time."""
+@inlined
+def _set_input_slope(inputs, scale, residual, preactivation, output_weights, slope):
+    """Set the rows of d w~, four examples and two features at a time."""
     for i in range(0, inputs.shape[0], EXAMPLES):
-        z0, z1, z2, z3 = _four(preactivation, i)
+        z = _four(preactivation, i)
         e0, e1, e2, e3 = _four(residual, i)
+        e0, e1, e2, e3 = scale * e0, scale * e1, scale * e2, scale * e3
         for c in range(0, inputs.shape[1], FEATURES):
             first, second = slope[c], slope[c + 1]
-            p0, p1, p2, p3 = e0 * inputs[i, c], e1 * inputs[i + 1, c], e2 * inputs[i + 2, c], e3 * inputs[i + 3, c]
-            q0, q1 = e0 * inputs[i, c + 1], e1 * inputs[i + 1, c + 1]
-            q2, q3 = e2 * inputs[i + 2, c + 1], e3 * inputs[i + 3, c + 1]
-            for lane in range(LANES):
-                first[lane] += (
-                    (p0 if z0[lane] > 0.0 else 0.0)
-                    + (p1 if z1[lane] > 0.0 else 0.0)
-                    + (p2 if z2[lane] > 0.0 else 0.0)
-                    + (p3 if z3[lane] > 0.0 else 0.0)
-                )
-                second[lane] += (
-                    (q0 if z0[lane] > 0.0 else 0.0)
-                    + (q1 if z1[lane] > 0.0 else 0.0)
-                    + (q2 if z2[lane] > 0.0 else 0.0)
-                    + (q3 if z3[lane] > 0.0 else 0.0)
-                )
+            x0, x1, x2, x3 = _four(inputs[:, c], i)
+            y0, y1, y2, y3 = _four(inputs[:, c + 1], i)
+            p, q = (e0 * x0, e1 * x1, e2 * x2, e3 * x3), (e0 * y0, e1 * y1, e2 * y2, e3 * y3)
+            if i == 0:
+                for lane in range(LANES):
+                    first[lane] = output_weights[lane] * _sum_of_active(p, z, lane)
+                    second[lane] = output_weights[lane] * _sum_of_active(q, z, lane)
+            else:
+                for lane in range(LANES):
+                    first[lane] += output_weights[lane] * _sum_of_active(p, z, lane)
+                    second[lane] += output_weights[lane] * _sum_of_active(q, z, lane)
 
 
-@compiled
-def _add_hidden(residual, preactivation, slope):
-    """Add sum_i e_i relu(z), four examples at a time."""
+@inlined
+def _set_output_slope(scale, residual, preactivation, slope):
+    """Set the row of d a~, four examples at a time."""
     for i in range(0, residual.shape[0], EXAMPLES):
         z0, z1, z2, z3 = _four(preactivation, i)
         e0, e1, e2, e3 = _four(residual, i)
+        e0, e1, e2, e3 = scale * e0, scale * e1, scale * e2, scale * e3
         for lane in range(LANES):
-            slope[lane] += (
-                e0 * max(z0[lane], 0.0) + e1 * max(z1[lane], 0.0) + e2 * max(z2[lane], 0.0) + e3 * max(z3[lane], 0.0)
-            )
+            hidden = e0 * max(z0[lane], 0.0) + e1 * max(z1[lane], 0.0)
+            hidden += e2 * max(z2[lane], 0.0) + e3 * max(z3[lane], 0.0)
+            slope[lane] = hidden if i == 0 else slope[lane] + hidden
 
 
-@compiled
+@inlined
 def _set_speed_and_jump(problem, work, neurons, tile, slope):
     """Set, of the neurons of one tile that slide, dz/dt on the kink's lower side and the jump to its upper side."""
-    dimension = problem.inputs.shape[1]
-    slides, normal, speed, jump = neurons.slide[tile], neurons.normal[tile], work.speed, work.jump
-    for lane in range(LANES):
-        speed[lane] = jump[lane] = 0.0
-    for c in range(dimension):
-        for lane in range(LANES):
-            speed[lane] += normal[c, lane] * slope[c, lane]
-    for i in range(problem.inputs.shape[0]):
-        pull = -problem.kappa_prime / problem.examples * work.residual[i] * problem.norms[i]
-        for lane in range(LANES):
-            jump[lane] = pull if slides[lane] == i else jump[lane]
-    for lane in range(LANES):
-        jump[lane] *= work.weights[dimension, lane]
+    count, dimension = problem.inputs.shape
+    _set_speed(neurons.normal[tile], slope, work.speed)
+    scale = -problem.kappa_prime / problem.examples
+    for i in range(0, count, EXAMPLES):
+        e0, e1, e2, e3 = _four(work.residual, i)
+        n0, n1, n2, n3 = _four(problem.norms, i)
+        pulls = scale * e0 * n0, scale * e1 * n1, scale * e2 * n2, scale * e3 * n3
+        _set_jump(pulls, neurons.slide[tile], i, work.weights[dimension], work.jump)
 
 
-@compiled
+@inlined
+def _set_speed(normal, slope, speed):
+    for c in range(0, normal.shape[0], FEATURES):
+        n0, n1, first, second = normal[c], normal[c + 1], slope[c], slope[c + 1]
+        for lane in range(LANES):
+            along = n0[lane] * first[lane] + n1[lane] * second[lane]
+            speed[lane] = along if c == 0 else speed[lane] + along
+
+
+@inlined
+def _set_jump(pulls, slides, i, output_weights, jump):
+    """Set the jumps of neurons that slide along kinks of examples i to i + 3; of all others to 0 if i is 0."""
+    p0, p1, p2, p3 = pulls
+    for lane in range(LANES):
+        slide = slides[lane] - i
+        low = p0 if slide == 0 else (p1 if slide == 1 else 0.0)
+        pull = low + (p2 if slide == 2 else (p3 if slide == 3 else 0.0))
+        jump[lane] = pull * output_weights[lane] if i == 0 else jump[lane] + pull * output_weights[lane]
+
+
+@inlined
+def _share(speed, jump):
+    """The share of the jump that keeps z at 0; a share below 0 or above 1 can't be had: the neuron leaves its kink."""
+    return min(max(-speed, min(jump, 0.0)), max(jump, 0.0))
+
+
+@inlined
 def _slide(speed, jump, normal, slope):
-    """Add to slopes, those of the kinks' lower sides, the share of the jump that keeps z at 0.
-
-    A share below 0 or above 1 can't be had: the neuron leaves its kink.
-    """
-    for lane in range(LANES):
-        speed[lane] = min(max(-speed[lane], min(jump[lane], 0.0)), max(jump[lane], 0.0))
-    for c in range(slope.shape[0] - 1):
+    """Add to slopes, those of the kinks' lower sides, the share of the jump that keeps z at 0."""
+    for c in range(0, normal.shape[0], FEATURES):
+        n0, n1, first, second = normal[c], normal[c + 1], slope[c], slope[c + 1]
         for lane in range(LANES):
-            slope[c, lane] += speed[lane] * normal[c, lane]
+            share = _share(speed[lane], jump[lane])
+            first[lane] += share * n0[lane]
+            second[lane] += share * n1[lane]
 
 
 @compiled
@@ -380,32 +437,47 @@ def _update_slides(problem, work, before, neurons, result, slope, tile):
         Whether anything changed.
     """
     changed = False
-    if before.sliding[tile]:
-        _set_speed_and_jump(problem, work, neurons, tile, slope[tile])
+    if before.sliding[tile] and _leaving(work.speed, work.jump) > 0.0:
+        changed = True
         for lane in range(LANES):
-            if abs(work.speed[lane]) > STILL * abs(work.jump[lane]):
-                _leave(neurons, tile, lane, work.speed[lane] > 0.0)
-                changed = True
+            speed = work.speed[lane] + _share(work.speed[lane], work.jump[lane])
+            if abs(speed) > STILL * abs(work.jump[lane]):
+                _leave(neurons, tile, lane, speed > 0.0)
     _set_crossed(before.preactivation[tile], neurons.preactivation[tile], work.crossed)
-    for lane in range(LANES):
-        if work.crossed[lane] < 0.0 and before.slide[tile, lane] < 0:
-            changed |= _arrive(problem, work, before, neurons, result, slope, tile, lane)
+    if _below_zero(work.crossed) > 0.0:
+        for lane in range(LANES):
+            if work.crossed[lane] < 0.0 and before.slide[tile, lane] < 0:
+                changed |= _arrive(problem, work, before, neurons, result, slope, tile, lane)
     return changed
 
 
-@compiled
+@summing
+def _leaving(speed, jump):
+    """How many neurons leave their kink: pushed away from one side, however the other pushes."""
+    count = 0.0
+    for lane in range(LANES):
+        left = speed[lane] + _share(speed[lane], jump[lane])
+        count += 1.0 if abs(left) > STILL * abs(jump[lane]) else 0.0
+    return count
+
+
+@summing
+def _below_zero(numbers):
+    count = 0.0
+    for lane in range(LANES):
+        count += 1.0 if numbers[lane] < 0.0 else 0.0
+    return count
+
+
+@inlined
 def _set_crossed(before, now, crossed):
     """Set to something below 0 where the sign of z has changed at an example."""
-    for lane in range(LANES):
-        crossed[lane] = 0.0
     for i in range(0, now.shape[0], EXAMPLES):
         b0, b1, b2, b3 = _four(before, i)
         z0, z1, z2, z3 = _four(now, i)
         for lane in range(LANES):
-            crossed[lane] = min(
-                crossed[lane],
-                min(min(b0[lane] * z0[lane], b1[lane] * z1[lane]), min(b2[lane] * z2[lane], b3[lane] * z3[lane])),
-            )
+            low, high = min(b0[lane] * z0[lane], b1[lane] * z1[lane]), min(b2[lane] * z2[lane], b3[lane] * z3[lane])
+            crossed[lane] = min(low, high) if i == 0 else min(crossed[lane], min(low, high))
 
 
 @compiled
