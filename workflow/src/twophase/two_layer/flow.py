@@ -6,15 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from twophase.two_layer.chebyshev import MOST_STAGES, STIFFNESS
-from twophase.two_layer.compiled import compiled, uncounted
+from twophase.two_layer.compiled import compiled, inlined, uncounted
 from twophase.two_layer.passes import first_stage, last_slope, next_stage
 
 CONVERGED, STATIONARY, EVALUATIONS_SPENT, NOT_FINITE = range(4)
 
 # The tolerance holds for the part of a step's error that lies along the displacement and so changes RD. The rest
-# comes from neurons that cross a data point, where the slope jumps, and mostly averages out: it may be larger. Not by
-# much: where a neuron just reaches or just misses a data point, it decides which, and a small network's RD by percents.
-ACROSS = 10.0
+# comes from neurons that cross a data point, where the slope jumps, and mostly averages out: in the norm over m neurons
+# it may be sqrt(m) times as large. Larger, and it would often decide whether a neuron crosses a data point that it just
+# reaches, which changes a small network's RD by percents.
 MOST_GROWTH, MOST_SHRINKING, SAFETY = 10.0, 0.1, 0.8
 FIRST_STEP = 0.01  # over the spectral radius; the error estimate takes over from there
 STABLE_SHARE = 0.65  # of s^2 - 1: an s-stage step is stable up to that over the spectral radius
@@ -105,7 +105,7 @@ def integrate_flow(problem, work, states, neurons, new_neurons, table, tolerance
         )
         trace = last_slope(problem, work, neurons, new_neurons, state, slope, spare, next_slope, step)
         evaluations += stages
-        excess = _error_over_tolerance(work.sums, distance, tolerance)
+        excess = _error_over_tolerance(work.sums, distance, tolerance, math.sqrt(problem.width) * tolerance)
         if excess <= 1.0:
             state, spare = spare, state
             neurons, new_neurons = new_neurons, neurons
@@ -123,7 +123,7 @@ def integrate_flow(problem, work, states, neurons, new_neurons, table, tolerance
             status = NOT_FINITE
     for layer in range(2):
         error[layer] = error[layer] / distance[layer] if distance[layer] > 0.0 else 0.0
-    arrays.state[:] = state
+    _copy(state.reshape(-1), arrays.state.reshape(-1))
     return FlowEnd(status, steps, evaluations, initial_loss, loss, time, error[0], error[1])
 
 
@@ -173,10 +173,17 @@ def _copy_slides(changed, neurons, new_neurons):
     """Let stages begin with the slides of the step's beginning, where these are others."""
     for tile in range(len(changed)):
         if changed[tile]:
-            new_neurons.slide[tile] = neurons.slide[tile]
-            new_neurons.normal[tile] = neurons.normal[tile]
+            _copy(neurons.slide[tile], new_neurons.slide[tile])
+            _copy(neurons.normal[tile].reshape(-1), new_neurons.normal[tile].reshape(-1))
             new_neurons.sliding[tile] = neurons.sliding[tile]
             changed[tile] = False
+
+
+@inlined
+def _copy(source, target):
+    """As ``target[:] = source``, which takes Numba seconds to compile."""
+    for place in range(source.size):
+        target[place] = source[place]
 
 
 @compiled
@@ -191,7 +198,7 @@ def _take_stages(problem, work, neurons, state, slope, previous, before, coeffic
 
 
 @compiled
-def _error_over_tolerance(sums, distance, tolerance):
+def _error_over_tolerance(sums, distance, of_along, of_across):
     """The step's error over what is allowed, of the layer where that is largest; huge if it is not finite."""
     largest = 0.0
     for layer in range(2):
@@ -199,7 +206,7 @@ def _error_over_tolerance(sums, distance, tolerance):
         if moved > 0.0:
             along = abs(sums[layer, 1]) / moved**2
             across = math.sqrt(sums[layer, 0]) / moved
-            largest = max(largest, along / tolerance, across / (ACROSS * tolerance))
+            largest = max(largest, along / of_along, across / of_across)
         if not (math.isfinite(sums[layer, 0]) and math.isfinite(sums[layer, 1])):
             return 1e9
     return largest

@@ -266,6 +266,7 @@ def _problem(network: TwoLayer, weights: np.ndarray, inputs: np.ndarray, targets
         targets=padded_targets,
         examples=len(targets),
         initial=np.ascontiguousarray(initial.reshape(tiles, LANES, dimension + 1).transpose(0, 2, 1)),
+        width=network.width,
         kappa=network.kappa,
         kappa_prime=network.kappa_prime,
         by_blas=inputs.size >= BLAS_FROM,

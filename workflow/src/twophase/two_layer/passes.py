@@ -27,6 +27,7 @@ class Problem(NamedTuple):
         examples: How many of the n examples there are; the others, up to a multiple of 4, are 0, as are features up to
             a multiple of 2: neither changes anything.
         initial: Initial weights, ``(tiles, d + 1, LANES)``.
+        width: m, how many neurons there are.
         kappa: Scale of the output.
         kappa_prime: Ratio of the layers' scales.
         by_blas: Whether a tile's products are large enough for calls of BLAS.
@@ -38,6 +39,7 @@ class Problem(NamedTuple):
     targets: np.ndarray
     examples: int
     initial: np.ndarray
+    width: int
     kappa: float
     kappa_prime: float
     by_blas: bool
@@ -208,15 +210,11 @@ def _add_products(origin, origin_slope, result, result_slope, step, sums):
 def _sums_of_squares(z, output_weights, norms):
     """Sums of relu(z)^2 and of a~^2 |x|^2 where z > 0, over four examples."""
     hidden, weights = 0.0, 0.0
-    n0, n1, n2, n3 = norms[0] ** 2, norms[1] ** 2, norms[2] ** 2, norms[3] ** 2
+    squares = norms[0] ** 2, norms[1] ** 2, norms[2] ** 2, norms[3] ** 2
     for lane in range(LANES):
-        hidden += (
-            max(z[0][lane], 0.0) ** 2
-            + max(z[1][lane], 0.0) ** 2
-            + max(z[2][lane], 0.0) ** 2
-            + max(z[3][lane], 0.0) ** 2
-        )
-        weights += output_weights[lane] * output_weights[lane] * _sum_of_active((n0, n1, n2, n3), z, lane)
+        h = max(z[0][lane], 0.0), max(z[1][lane], 0.0), max(z[2][lane], 0.0), max(z[3][lane], 0.0)
+        hidden += _sum_of_products(h, h)
+        weights += _sum_of_products(squares, _where_active(output_weights[lane] ** 2, z, lane))
     return hidden, weights
 
 
@@ -227,14 +225,19 @@ def _four(rows, i):
 
 
 @inlined
-def _sum_of_active(p, z, lane):
-    """The sum of p over those of four examples for which a neuron is active, z > 0."""
+def _where_active(value, z, lane):
+    """The value for those of four examples for which a neuron is active, z > 0, else 0."""
     return (
-        (p[0] if z[0][lane] > 0.0 else 0.0)
-        + (p[1] if z[1][lane] > 0.0 else 0.0)
-        + (p[2] if z[2][lane] > 0.0 else 0.0)
-        + (p[3] if z[3][lane] > 0.0 else 0.0)
+        value if z[0][lane] > 0.0 else 0.0,
+        value if z[1][lane] > 0.0 else 0.0,
+        value if z[2][lane] > 0.0 else 0.0,
+        value if z[3][lane] > 0.0 else 0.0,
     )
+
+
+@inlined
+def _sum_of_products(p, q):
+    return p[0] * q[0] + p[1] * q[1] + p[2] * q[2] + p[3] * q[3]
 
 
 @inlined
@@ -356,12 +359,14 @@ def _set_input_slope(inputs, scale, residual, preactivation, output_weights, slo
             p, q = (e0 * x0, e1 * x1, e2 * x2, e3 * x3), (e0 * y0, e1 * y1, e2 * y2, e3 * y3)
             if i == 0:
                 for lane in range(LANES):
-                    first[lane] = output_weights[lane] * _sum_of_active(p, z, lane)
-                    second[lane] = output_weights[lane] * _sum_of_active(q, z, lane)
+                    active = _where_active(output_weights[lane], z, lane)
+                    first[lane] = _sum_of_products(p, active)
+                    second[lane] = _sum_of_products(q, active)
             else:
                 for lane in range(LANES):
-                    first[lane] += output_weights[lane] * _sum_of_active(p, z, lane)
-                    second[lane] += output_weights[lane] * _sum_of_active(q, z, lane)
+                    active = _where_active(output_weights[lane], z, lane)
+                    first[lane] += _sum_of_products(p, active)
+                    second[lane] += _sum_of_products(q, active)
 
 
 @inlined
