@@ -1,5 +1,6 @@
 """Many two-layer networks integrated at once, each with steps of its own, the same bits in whatever company."""
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from twophase.two_layer.passes import EXAMPLES, FEATURES, Neurons, Problem, Work
 
 STATUS = ("converged", "stationary", "evaluations spent", "not finite")
 STATES = 7  # arrays of a network's size that an integration holds
+LINE = 8  # numbers of 8 bytes in a cache line
 BLAS_FROM = 256  # numbers in the inputs from which BLAS is faster than plain loops
 
 
@@ -187,7 +189,7 @@ def _integrated(
     """How an integration ends, and the displacement, ``(m, d + 1)``; its room is free again."""
     problem = _problem(network, initial, inputs, targets)
     goal = _loss_goal(outputs(initial, inputs, network.kappa), inputs, targets, accuracy.loss_tolerance)
-    states = States(*(np.zeros(problem.initial.shape) for _ in States._fields))
+    states = States(*(_zeros(*problem.initial.shape) for _ in States._fields))
     room = _workspace(problem), states, _neurons(problem), _neurons(problem)
     end = integrate_flow(problem, *room, stage_table(), accuracy.tolerance, goal, accuracy.most_evaluations)
     moved = states.state.transpose(0, 2, 1).reshape(-1, states.state.shape[1])[: network.width]
@@ -257,15 +259,18 @@ def _problem(network: TwoLayer, weights: np.ndarray, inputs: np.ndarray, targets
     count, dimension = (_rounded_up(size, step) for size, step in zip(inputs.shape, (EXAMPLES, FEATURES), strict=True))
     padded_inputs, padded_targets = np.zeros((count, dimension)), np.zeros(count)
     padded_inputs[: inputs.shape[0], : inputs.shape[1]], padded_targets[: len(targets)] = inputs, targets
-    initial = np.zeros((tiles * LANES, dimension + 1))
-    initial[: network.width, : inputs.shape[1]], initial[: network.width, -1] = weights[:, :-1], weights[:, -1]
+    padded_weights = np.zeros((tiles * LANES, dimension + 1))
+    padded_weights[: network.width, : inputs.shape[1]] = weights[:, :-1]
+    padded_weights[: network.width, -1] = weights[:, -1]
+    initial = _zeros(tiles, dimension + 1, LANES)
+    initial[:] = padded_weights.reshape(tiles, LANES, dimension + 1).transpose(0, 2, 1)
     return Problem(
         inputs=padded_inputs,
         inputs_transposed=np.ascontiguousarray(padded_inputs.T),
         norms=np.linalg.norm(padded_inputs, axis=1),
         targets=padded_targets,
         examples=len(targets),
-        initial=np.ascontiguousarray(initial.reshape(tiles, LANES, dimension + 1).transpose(0, 2, 1)),
+        initial=initial,
         width=network.width,
         kappa=network.kappa,
         kappa_prime=network.kappa_prime,
@@ -277,18 +282,26 @@ def _rounded_up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
+def _zeros(*shape: int, dtype: type = np.float64) -> np.ndarray:
+    """Zeros whose tiles' rows begin where cache lines do: no vector of theirs lies in two lines."""
+    size = math.prod(shape)
+    room = np.zeros(size + LINE - 1, dtype)
+    begin = -room.ctypes.data // room.itemsize % LINE
+    return room[begin : begin + size].reshape(shape)
+
+
 def _workspace(problem: Problem) -> Workspace:
     rows = problem.initial.shape[1]
     examples = len(problem.targets)
     return Workspace(
         residual=np.zeros(examples),
         outputs=np.zeros(examples),
-        weights=np.zeros((rows, LANES)),
-        slope=np.zeros((rows, LANES)),
-        pulls=np.zeros((examples, LANES)),
-        speed=np.zeros(LANES),
-        jump=np.zeros(LANES),
-        crossed=np.zeros(LANES),
+        weights=_zeros(rows, LANES),
+        slope=_zeros(rows, LANES),
+        pulls=_zeros(examples, LANES),
+        speed=_zeros(LANES),
+        jump=_zeros(LANES),
+        crossed=_zeros(LANES),
         changed=np.zeros(len(problem.initial), bool),
         sums=np.zeros((2, 4)),
     )
@@ -297,12 +310,14 @@ def _workspace(problem: Problem) -> Workspace:
 def _neurons(problem: Problem) -> Neurons:
     """Neurons of which none slides."""
     tiles, rows, lanes = problem.initial.shape
-    return Neurons(
-        preactivation=np.zeros((tiles, len(problem.targets), lanes)),
-        slide=np.full((tiles, lanes), -1),
-        normal=np.zeros((tiles, rows - 1, lanes)),
+    neurons = Neurons(
+        preactivation=_zeros(tiles, len(problem.targets), lanes),
+        slide=_zeros(tiles, lanes, dtype=np.int64),
+        normal=_zeros(tiles, rows - 1, lanes),
         sliding=np.zeros(tiles, np.int64),
     )
+    neurons.slide[:] = -1
+    return neurons
 
 
 def _ratio(displacement: np.ndarray, initial: np.ndarray) -> float:
