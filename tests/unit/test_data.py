@@ -122,7 +122,9 @@ def test_raw_images_must_fit_each_other(change, message):
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
 def test_a_truncated_file_is_named(written, share):
     written.write_bytes(written.read_bytes()[: int(share * written.stat().st_size)])
-    with pytest.raises(ArtifactError, match=rf"{written} .*damaged"):
+    with pytest.raises(
+        ArtifactError, match=rf"{written} is truncated, damaged or not netCDF .*; delete it and run again"
+    ):
         load_images(written, device="cpu", dtype=torch.float32)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -88,7 +87,7 @@ def test_a_changed_byte_under_an_old_time_is_refused_by_the_job_that_reads_it(co
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     done = copied.snakemake("--cores", "2", "--forcerun", READERS[name], check=False)
     assert done.returncode == 1
-    assert re.search(rf"error: results/tiny/{name} is .*damaged", done.stdout)
+    assert f"results/tiny/{name} is truncated, damaged or not" in done.stdout
 
 
 def change_a_byte(path: Path) -> None:

@@ -190,8 +190,10 @@ def load_images(path: str | os.PathLike, *, device: str | torch.device, dtype: t
 def _open(path: str | os.PathLike) -> netCDF4.Dataset:
     try:
         return netCDF4.Dataset(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} can't be opened as it is missing; run the workflow again") from error
     except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"{path} can't be opened as netCDF, it is missing or damaged: {error}") from error
+        raise ArtifactError(f"{path} is truncated, damaged or not netCDF ({error}); delete it and run again") from error
 
 
 def _check_layout(path: str | os.PathLike, file: netCDF4.Dataset) -> None:
@@ -215,7 +217,10 @@ def _read(path: str | os.PathLike, variable: netCDF4.Variable, rows: slice = sli
     try:
         return variable[rows]
     except (OSError, RuntimeError) as error:
-        raise ArtifactError(f"{path} is damaged: {variable.name!r} can't be read: {error}") from error
+        raise ArtifactError(
+            f"{path} is truncated, damaged or not netCDF ({variable.name!r} can't be read: {error}); "
+            "delete it and run again"
+        ) from error
 
 
 def _look_up(path: str | os.PathLike, variable: netCDF4.Variable, table: Tensor) -> Tensor:
