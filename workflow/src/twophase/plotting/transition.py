@@ -89,9 +89,9 @@ def plot_exponents(boundary: xr.Dataset, kind: str) -> Figure:
     growth = boundary.sel(kind=kind)
     figure = new_figure(WIDTH, 5.6)
     (by_step, by_size), (by_rate, saturation) = figure.subplots(2, 2)
-    _draw_against_t0(by_step, growth, "growth_exponent")
+    _draw_against_t0(by_step, growth, "growth_exponent", _near_rounding(growth))
     by_step.set_ylabel("exponent (1 / step)")
-    _draw_against_t0(by_rate, growth, "growth_rate_exponent")
+    _draw_against_t0(by_rate, growth, "growth_rate_exponent", _near_rounding(growth))
     by_rate.set_ylabel("exponent\n(1 / (learning rate · step))")
     _draw_saturation(saturation, growth)
     _draw_against_size(by_size, growth)
@@ -186,7 +186,8 @@ def _draw_disagreement(axes: Axes, chaos: xr.Dataset) -> None:
 
 def _draw_exponent(axes: Axes, boundary: xr.Dataset) -> None:
     for index, kind in enumerate(boundary["kind"].values):
-        _draw_against_t0(axes, boundary.sel(kind=kind), "growth_exponent", hollow=index > 0)
+        hollow = [index > 0] * boundary.sizes["relative_norm"]  # as in the panels above
+        _draw_against_t0(axes, boundary.sel(kind=kind), "growth_exponent", hollow)
     axes.set_ylabel("growth exponent\n(1 / step)")
 
 
@@ -234,13 +235,18 @@ def _draw_seeds(axes: Axes, steps: np.ndarray, values: xr.DataArray) -> None:
     axes.plot(steps, values.mean("seed", skipna=False), color="black", marker="s", markersize=3, linewidth=1.2)
 
 
-def _draw_against_t0(axes: Axes, growth: xr.Dataset, name: str, *, hollow: bool = False) -> None:
+def _near_rounding(growth: xr.Dataset) -> list[bool]:
+    """Whether each size is near rounding at some t0."""
+    return [bool(growth["near_rounding"].sel(relative_norm=norm).any()) for norm in growth["relative_norm"].values]
+
+
+def _draw_against_t0(axes: Axes, growth: xr.Dataset, name: str, hollow: list[bool]) -> None:
     """A quantity of the growth with its interval, one line a size; ``growth`` is of one kind."""
     for index, norm in enumerate(growth["relative_norm"].values):
         values = growth.sel(relative_norm=norm)
         ends = np.stack([values[name] - values[f"{name}_lower"], values[f"{name}_upper"] - values[name]])
         line = named_line(index) | {"linewidth": 1, "elinewidth": 0.9, "label": f"{norm:g}"}
-        if hollow or values["near_rounding"].values.any():
+        if hollow[index]:
             line["markerfacecolor"] = "white"
         bars = ends if np.isfinite(ends).any() else None
         axes.errorbar(values["t0"].values, values[name].values, yerr=bars, **line)
@@ -263,7 +269,7 @@ def _draw_saturation(axes: Axes, growth: xr.Dataset) -> None:
     """The saturation level, or why there is none."""
     axes.set_ylabel("saturation |θ - θ'|₂")
     if np.isfinite(growth["saturation"]).any():
-        _draw_against_t0(axes, growth, "saturation")
+        _draw_against_t0(axes, growth, "saturation", _near_rounding(growth))
         return
     reasons = textwrap.fill("none: " + " / ".join(sorted(set(growth["saturation_reason"].values.ravel()))), 34)
     axes.annotate(reasons, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center")
