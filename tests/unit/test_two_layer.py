@@ -24,11 +24,13 @@ from twophase.two_layer import (
     integration,
     network,
     outputs,
+    passes,
     tangent_kernel,
     train,
     with_bias,
 )
 from twophase.two_layer.chebyshev import MOST_STAGES, STIFFNESS, stage_table
+from twophase.two_layer.compiled import LANES
 from twophase.two_layer.flow import STABLE_SHARE
 from twophase.two_layer.integration import bytes_needed, least_loss
 
@@ -229,6 +231,49 @@ def test_blas_and_loops_agree(width, examples, monkeypatch):
     np.testing.assert_allclose(blas_weights, loop_weights, atol=1e-7)
     assert by_blas.input_distance == pytest.approx(by_loops.input_distance, rel=1e-6)
     assert by_blas.output_distance == pytest.approx(by_loops.output_distance, rel=1e-6)
+
+
+def passes_of_a_step(fused, examples, dimension, sliding):
+    """All that the passes of a step of four stages set, from random weights of which a share slides along kinks."""
+    net = TwoLayer(0.75, 0.5, 700, 0)
+    problem = integration._problem(net, net.initial_weights(dimension), *cloud(examples, dimension))
+    problem = problem._replace(fused=fused)
+    work, before, now = integration._workspace(problem), integration._neurons(problem), integration._neurons(problem)
+    slides = (np.random.default_rng(0).random(before.slide.shape) < sliding) & (problem.initial[:, -1] != 0)
+    directions = problem.inputs / np.maximum(problem.norms, 1e-9)[:, None]
+    before.slide[:] = np.where(slides, np.arange(LANES) % examples, -1)
+    before.normal[:] = (directions[before.slide] * slides[..., None]).transpose(0, 2, 1)
+    before.sliding[:] = slides.sum(1)
+    origin, slope, end_slope = np.zeros((3, *problem.initial.shape))
+    first, second = np.full((2, *problem.initial.shape), np.nan)
+    passes.first_stage(problem, work, before, origin, slope, 0.0, origin)
+    passes.last_slope(problem, work, before, before, origin, slope, origin, slope, 0.0)
+    for array, copy in zip(before, now, strict=True):
+        copy[:] = array
+    table, step = stage_table()[4], 0.2
+    losses = [passes.first_stage(problem, work, now, origin, slope, table[1, 3] * step, first)]
+    losses += [passes.next_stage(problem, work, now, origin, slope, first, second, table[2], step, True)]
+    losses += [passes.next_stage(problem, work, now, origin, slope, second, first, table[3], step, False)]
+    stages = first.copy(), second, now.preactivation.copy(), work.residual
+    trace = passes.last_slope(problem, work, before, now, origin, slope, first, end_slope, step)
+    return work.changed, now.slide, losses, *stages, trace, slope, first, end_slope, now.normal, now.sliding, work.sums
+
+
+@pytest.mark.parametrize("sliding", [0, 0.3, 1])
+@pytest.mark.parametrize(("examples", "dimension"), [(4, 2), (3, 2), (1, 1)])
+def test_one_loop_and_many_agree(examples, dimension, sliding):
+    by_one, by_many = (passes_of_a_step(fused, examples, dimension, sliding) for fused in (True, False))
+    for found, expected in zip(by_one, by_many, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    changed, slide = by_one[:2]
+    assert changed.any() or examples < 4
+    assert (slide >= 0).any() or (examples < 4 and not sliding)
+
+
+@pytest.mark.parametrize(("examples", "dimension", "fused"), [(1, 1, True), (4, 2, True), (5, 2, False), (4, 3, False)])
+def test_what_fits_into_one_loop(examples, dimension, fused):
+    net = TwoLayer(0.5, 0, 5, 0)
+    assert integration._problem(net, net.initial_weights(dimension), *cloud(examples, dimension)).fused == fused
 
 
 def test_many_dimensions_by_default():

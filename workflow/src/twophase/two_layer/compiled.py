@@ -10,7 +10,7 @@ import numba
 from numba import config, njit, types
 from numba.extending import intrinsic
 
-# Neurons that are handled together: enough that vector loops pay for their start, few enough for the first cache. With
+# Neurons that are handled together: enough that vector loops pay for their start, few enough for the near caches. With
 # 512, rows would lie 4,096 bytes apart, and their numbers for the same neurons in the same few lines of that cache.
 LANES = 480
 
@@ -50,8 +50,8 @@ def inlined(function: Callable) -> Callable:
 def summing(function: Callable) -> Callable:
     """Compile a function that takes sums over a tile's lanes, in vectors.
 
-    The compiler chooses the order, one for all networks, however many there are, and whatever the number of threads:
-    nothing may be stored in the loop, else the order could depend on where arrays lie.
+    The compiler chooses the order, one for all networks, however many there are, and whatever the number of threads.
+    Arrays that are written in the loop may not overlap others: for such it keeps a loop with another order.
     """
     return _compile(function, {"contract", "reassoc", "nsz"}, forceinline=True)
 

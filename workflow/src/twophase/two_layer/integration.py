@@ -16,7 +16,8 @@ from twophase.two_layer.chebyshev import stage_table
 from twophase.two_layer.compiled import LANES
 from twophase.two_layer.flow import FlowEnd, States, integrate_flow
 from twophase.two_layer.network import BLOCK, TwoLayer, outputs, tangent_kernel
-from twophase.two_layer.passes import EXAMPLES, FEATURES, Neurons, Problem, Workspace
+from twophase.two_layer.neuron import EXAMPLES, FEATURES
+from twophase.two_layer.passes import Neurons, Problem, Workspace
 
 STATUS = ("converged", "stationary", "evaluations spent", "not finite")
 STATES = 7  # arrays of a network's size that an integration holds
@@ -275,6 +276,7 @@ def _problem(network: TwoLayer, weights: np.ndarray, inputs: np.ndarray, targets
         kappa=network.kappa,
         kappa_prime=network.kappa_prime,
         by_blas=inputs.size >= BLAS_FROM,
+        fused=(count, dimension) == (EXAMPLES, FEATURES),
     )
 
 
@@ -303,7 +305,8 @@ def _workspace(problem: Problem) -> Workspace:
         jump=_zeros(LANES),
         crossed=_zeros(LANES),
         changed=np.zeros(len(problem.initial), bool),
-        sums=np.zeros((2, 4)),
+        sums=np.zeros((2, 5)),
+        tile_sums=np.zeros((2, 5)),
     )
 
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from twophase.two_layer.compiled import LANES, compiled, inlined, summing
+from twophase.two_layer.fused import first_stage_of_tile, next_stage_of_tile, slope_and_sums_of_tile
+from twophase.two_layer.neuron import EXAMPLES, FEATURES, at, four, of_slide, relu, share, sum_of_products, where_active
 
-EXAMPLES, FEATURES = 4, 2  # taken together, so that sums stay in registers
 STILL = 1e-6  # share of the jump at a kink below which a speed counts as 0
 JUST_ABOVE = 1e-300  # z of a neuron that leaves a kink upwards
 
@@ -31,6 +32,7 @@ class Problem(NamedTuple):
         kappa: Scale of the output.
         kappa_prime: Ratio of the layers' scales.
         by_blas: Whether a tile's products are large enough for calls of BLAS.
+        fused: Whether there are so few examples and features that all of a neuron's numbers fit into registers.
     """
 
     inputs: np.ndarray
@@ -43,6 +45,7 @@ class Problem(NamedTuple):
     kappa: float
     kappa_prime: float
     by_blas: bool
+    fused: bool
 
 
 class Neurons(NamedTuple):
@@ -78,7 +81,8 @@ class Workspace(NamedTuple):
         crossed: Below 0 for neurons of one tile that have crossed a kink in a step, ``(LANES,)``.
         changed: Whether slides of a tile differ between both ends of a step, ``(tiles,)``.
         sums: What ``last_slope`` sums: for input and output weights (rows) est^2, est * displacement,
-            displacement^2 and slope^2, ``(2, 4)``.
+            displacement^2, slope^2, and a~^2 |x|^2 or z^2 where z > 0, ``(2, 5)``.
+        tile_sums: Those of one tile, ``(2, 5)``.
     """
 
     residual: np.ndarray
@@ -91,6 +95,7 @@ class Workspace(NamedTuple):
     crossed: np.ndarray
     changed: np.ndarray
     sums: np.ndarray
+    tile_sums: np.ndarray
 
 
 @compiled
@@ -100,6 +105,9 @@ def first_stage(problem, work, neurons, origin, origin_slope, step, result):
     weights = work.weights.reshape(-1)
     work.outputs[:] = 0.0
     for tile in range(len(initial)):
+        if problem.fused:
+            first_stage_of_tile(problem, work, neurons, tile, x[tile], y[tile], step, value[tile])
+            continue
         _begin(x[tile], step, y[tile], initial[tile], value[tile], weights)
         _evaluate_tile(problem, work, neurons, tile)
     return _set_residual(problem, work)
@@ -131,6 +139,10 @@ def next_stage(problem, work, neurons, origin, origin_slope, previous, result, c
     s, q = s * step, q * step
     work.outputs[:] = 0.0
     for tile in range(len(initial)):
+        if problem.fused:
+            scaled = p, r, of_before, s, q
+            next_stage_of_tile(problem, work, neurons, tile, x[tile], y[tile], z[tile], value[tile], scaled, second)
+            continue
         _set_output_weights(problem, work, previous, tile)
         _set_slope(problem, work, neurons, tile, work.slope)
         if second:
@@ -168,26 +180,39 @@ def last_slope(problem, work, before, neurons, origin, origin_slope, result, res
     Returns:
         tr Theta / n = kappa (1/n) sum over neurons and examples of 1[z > 0] (z^2 / kappa' + kappa' a~^2 |x|^2).
     """
-    tiles, rows, _ = problem.initial.shape
     work.sums[:] = 0.0
-    of_output, of_input = 0.0, 0.0
-    for tile in range(tiles):
-        _set_output_weights(problem, work, result, tile)
-        _set_slope(problem, work, neurons, tile, result_slope[tile])
+    for tile in range(len(problem.initial)):
+        _set_slope_and_sums(problem, work, before, neurons, tile, origin, origin_slope, result, result_slope, step)
         work.changed[tile] = _update_slides(problem, work, before, neurons, result, result_slope, tile)
         if work.changed[tile]:
-            _set_slope(problem, work, neurons, tile, result_slope[tile])
-        for layer, part in enumerate((slice(0, rows - 1), slice(rows - 1, rows))):
-            x, y = origin[tile, part].reshape(-1), origin_slope[tile, part].reshape(-1)
-            value, slope = result[tile, part].reshape(-1), result_slope[tile, part].reshape(-1)
-            _add_products(x, y, value, slope, step, work.sums[layer])
-        for i in range(0, len(problem.targets), EXAMPLES):
-            hidden, weights = _sums_of_squares(
-                _four(neurons.preactivation[tile], i), work.weights[rows - 1], _four(problem.norms, i)
-            )
-            of_output += hidden
-            of_input += weights
+            _set_slope_and_sums(problem, work, before, neurons, tile, origin, origin_slope, result, result_slope, step)
+        for layer in range(2):
+            for place in range(5):
+                work.sums[layer, place] += work.tile_sums[layer, place]
+    of_input, of_output = work.sums[0, 4], work.sums[1, 4]
     return problem.kappa * (of_output / problem.kappa_prime + problem.kappa_prime * of_input) / problem.examples
+
+
+@compiled
+def _set_slope_and_sums(problem, work, before, neurons, tile, origin, origin_slope, result, result_slope, step):
+    """Set one tile's slope, what its sliding neurons are pushed by, where it has crossed a kink, and its sums."""
+    last = problem.initial.shape[1] - 1
+    x, y, value, slope = origin[tile], origin_slope[tile], result[tile], result_slope[tile]
+    _set_output_weights(problem, work, result, tile)
+    if problem.fused:
+        slope_and_sums_of_tile(problem, work, before, neurons, tile, x, y, value, slope, step)
+        return
+    _set_slope(problem, work, neurons, tile, slope)
+    _set_crossed(before.preactivation[tile], neurons.preactivation[tile], work.crossed)
+    work.tile_sums[:] = 0.0
+    for layer, part in enumerate((slice(0, last), slice(last, last + 1))):
+        x_part, y_part = x[part].reshape(-1), y[part].reshape(-1)
+        _add_products(x_part, y_part, value[part].reshape(-1), slope[part].reshape(-1), step, work.tile_sums[layer])
+    for i in range(0, len(problem.targets), EXAMPLES):
+        z = four(neurons.preactivation[tile], i)
+        hidden, weights = _sums_of_squares(z, work.weights[last], four(problem.norms, i))
+        work.tile_sums[0, 4] += weights
+        work.tile_sums[1, 4] += hidden
 
 
 @summing
@@ -212,32 +237,10 @@ def _sums_of_squares(z, output_weights, norms):
     hidden, weights = 0.0, 0.0
     squares = norms[0] ** 2, norms[1] ** 2, norms[2] ** 2, norms[3] ** 2
     for lane in range(LANES):
-        h = max(z[0][lane], 0.0), max(z[1][lane], 0.0), max(z[2][lane], 0.0), max(z[3][lane], 0.0)
-        hidden += _sum_of_products(h, h)
-        weights += _sum_of_products(squares, _where_active(output_weights[lane] ** 2, z, lane))
+        h = relu(at(z, lane))
+        hidden += sum_of_products(h, h)
+        weights += sum_of_products(squares, where_active(output_weights[lane] ** 2, at(z, lane)))
     return hidden, weights
-
-
-@inlined
-def _four(rows, i):
-    """Rows i to i + 3, those of four examples."""
-    return rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
-
-
-@inlined
-def _where_active(value, z, lane):
-    """The value for those of four examples for which a neuron is active, z > 0, else 0."""
-    return (
-        value if z[0][lane] > 0.0 else 0.0,
-        value if z[1][lane] > 0.0 else 0.0,
-        value if z[2][lane] > 0.0 else 0.0,
-        value if z[3][lane] > 0.0 else 0.0,
-    )
-
-
-@inlined
-def _sum_of_products(p, q):
-    return p[0] * q[0] + p[1] * q[1] + p[2] * q[2] + p[3] * q[3]
 
 
 @inlined
@@ -264,7 +267,7 @@ def _evaluate_tile(problem, work, neurons, tile):
     if neurons.sliding[tile]:
         _hold_on_kink(neurons.slide[tile], preactivation)
     for i in range(0, count, EXAMPLES):
-        s0, s1, s2, s3 = _sums_of_hidden(_four(preactivation, i), work.weights[dimension])
+        s0, s1, s2, s3 = _sums_of_hidden(four(preactivation, i), work.weights[dimension])
         work.outputs[i] += s0
         work.outputs[i + 1] += s1
         work.outputs[i + 2] += s2
@@ -288,11 +291,11 @@ def _sums_of_hidden(z, output_weights):
 def _multiply(inputs, weights, product):
     """Set product = inputs weights, four examples and two features at a time."""
     for i in range(0, inputs.shape[0], EXAMPLES):
-        z0, z1, z2, z3 = _four(product, i)
+        z0, z1, z2, z3 = four(product, i)
         for c in range(0, inputs.shape[1], FEATURES):
             u, v = weights[c], weights[c + 1]
-            p0, p1, p2, p3 = _four(inputs[:, c], i)
-            q0, q1, q2, q3 = _four(inputs[:, c + 1], i)
+            p0, p1, p2, p3 = four(inputs[:, c], i)
+            q0, q1, q2, q3 = four(inputs[:, c + 1], i)
             if c == 0:
                 for lane in range(LANES):
                     z0[lane] = p0 * u[lane] + q0 * v[lane]
@@ -311,7 +314,7 @@ def _multiply(inputs, weights, product):
 def _hold_on_kink(slides, preactivation):
     """Make z 0 where a neuron slides: without rounding, and on the lower side."""
     for i in range(0, preactivation.shape[0], EXAMPLES):
-        z0, z1, z2, z3 = _four(preactivation, i)
+        z0, z1, z2, z3 = four(preactivation, i)
         for lane in range(LANES):
             slide = slides[lane] - i
             z0[lane] *= 0.0 if slide == 0 else 1.0
@@ -349,32 +352,32 @@ def _set_pulls(scale, residual, preactivation, output_weights, pulls):
 def _set_input_slope(inputs, scale, residual, preactivation, output_weights, slope):
     """Set the rows of d w~, four examples and two features at a time."""
     for i in range(0, inputs.shape[0], EXAMPLES):
-        z = _four(preactivation, i)
-        e0, e1, e2, e3 = _four(residual, i)
+        z = four(preactivation, i)
+        e0, e1, e2, e3 = four(residual, i)
         e0, e1, e2, e3 = scale * e0, scale * e1, scale * e2, scale * e3
         for c in range(0, inputs.shape[1], FEATURES):
             first, second = slope[c], slope[c + 1]
-            x0, x1, x2, x3 = _four(inputs[:, c], i)
-            y0, y1, y2, y3 = _four(inputs[:, c + 1], i)
+            x0, x1, x2, x3 = four(inputs[:, c], i)
+            y0, y1, y2, y3 = four(inputs[:, c + 1], i)
             p, q = (e0 * x0, e1 * x1, e2 * x2, e3 * x3), (e0 * y0, e1 * y1, e2 * y2, e3 * y3)
             if i == 0:
                 for lane in range(LANES):
-                    active = _where_active(output_weights[lane], z, lane)
-                    first[lane] = _sum_of_products(p, active)
-                    second[lane] = _sum_of_products(q, active)
+                    active = where_active(output_weights[lane], at(z, lane))
+                    first[lane] = sum_of_products(p, active)
+                    second[lane] = sum_of_products(q, active)
             else:
                 for lane in range(LANES):
-                    active = _where_active(output_weights[lane], z, lane)
-                    first[lane] += _sum_of_products(p, active)
-                    second[lane] += _sum_of_products(q, active)
+                    active = where_active(output_weights[lane], at(z, lane))
+                    first[lane] += sum_of_products(p, active)
+                    second[lane] += sum_of_products(q, active)
 
 
 @inlined
 def _set_output_slope(scale, residual, preactivation, slope):
     """Set the row of d a~, four examples at a time."""
     for i in range(0, residual.shape[0], EXAMPLES):
-        z0, z1, z2, z3 = _four(preactivation, i)
-        e0, e1, e2, e3 = _four(residual, i)
+        z0, z1, z2, z3 = four(preactivation, i)
+        e0, e1, e2, e3 = four(residual, i)
         e0, e1, e2, e3 = scale * e0, scale * e1, scale * e2, scale * e3
         for lane in range(LANES):
             hidden = e0 * max(z0[lane], 0.0) + e1 * max(z1[lane], 0.0)
@@ -389,8 +392,8 @@ def _set_speed_and_jump(problem, work, neurons, tile, slope):
     _set_speed(neurons.normal[tile], slope, work.speed)
     scale = -problem.kappa_prime / problem.examples
     for i in range(0, count, EXAMPLES):
-        e0, e1, e2, e3 = _four(work.residual, i)
-        n0, n1, n2, n3 = _four(problem.norms, i)
+        e0, e1, e2, e3 = four(work.residual, i)
+        n0, n1, n2, n3 = four(problem.norms, i)
         pulls = scale * e0 * n0, scale * e1 * n1, scale * e2 * n2, scale * e3 * n3
         _set_jump(pulls, neurons.slide[tile], i, work.weights[dimension], work.jump)
 
@@ -407,18 +410,9 @@ def _set_speed(normal, slope, speed):
 @inlined
 def _set_jump(pulls, slides, i, output_weights, jump):
     """Set the jumps of neurons that slide along kinks of examples i to i + 3; of all others to 0 if i is 0."""
-    p0, p1, p2, p3 = pulls
     for lane in range(LANES):
-        slide = slides[lane] - i
-        low = p0 if slide == 0 else (p1 if slide == 1 else 0.0)
-        pull = low + (p2 if slide == 2 else (p3 if slide == 3 else 0.0))
+        pull = of_slide(slides[lane] - i, pulls)
         jump[lane] = pull * output_weights[lane] if i == 0 else jump[lane] + pull * output_weights[lane]
-
-
-@inlined
-def _share(speed, jump):
-    """The share of the jump that keeps z at 0; a share below 0 or above 1 can't be had: the neuron leaves its kink."""
-    return min(max(-speed, min(jump, 0.0)), max(jump, 0.0))
 
 
 @inlined
@@ -427,9 +421,9 @@ def _slide(speed, jump, normal, slope):
     for c in range(0, normal.shape[0], FEATURES):
         n0, n1, first, second = normal[c], normal[c + 1], slope[c], slope[c + 1]
         for lane in range(LANES):
-            share = _share(speed[lane], jump[lane])
-            first[lane] += share * n0[lane]
-            second[lane] += share * n1[lane]
+            kept = share(speed[lane], jump[lane])
+            first[lane] += kept * n0[lane]
+            second[lane] += kept * n1[lane]
 
 
 @compiled
@@ -445,10 +439,9 @@ def _update_slides(problem, work, before, neurons, result, slope, tile):
     if before.sliding[tile] and _leaving(work.speed, work.jump) > 0.0:
         changed = True
         for lane in range(LANES):
-            speed = work.speed[lane] + _share(work.speed[lane], work.jump[lane])
+            speed = work.speed[lane] + share(work.speed[lane], work.jump[lane])
             if abs(speed) > STILL * abs(work.jump[lane]):
                 _leave(neurons, tile, lane, speed > 0.0)
-    _set_crossed(before.preactivation[tile], neurons.preactivation[tile], work.crossed)
     if _below_zero(work.crossed) > 0.0:
         for lane in range(LANES):
             if work.crossed[lane] < 0.0 and before.slide[tile, lane] < 0:
@@ -461,7 +454,7 @@ def _leaving(speed, jump):
     """How many neurons leave their kink: pushed away from one side, however the other pushes."""
     count = 0.0
     for lane in range(LANES):
-        left = speed[lane] + _share(speed[lane], jump[lane])
+        left = speed[lane] + share(speed[lane], jump[lane])
         count += 1.0 if abs(left) > STILL * abs(jump[lane]) else 0.0
     return count
 
@@ -478,8 +471,8 @@ def _below_zero(numbers):
 def _set_crossed(before, now, crossed):
     """Set to something below 0 where the sign of z has changed at an example."""
     for i in range(0, now.shape[0], EXAMPLES):
-        b0, b1, b2, b3 = _four(before, i)
-        z0, z1, z2, z3 = _four(now, i)
+        b0, b1, b2, b3 = four(before, i)
+        z0, z1, z2, z3 = four(now, i)
         for lane in range(LANES):
             low, high = min(b0[lane] * z0[lane], b1[lane] * z1[lane]), min(b2[lane] * z2[lane], b3[lane] * z3[lane])
             crossed[lane] = min(low, high) if i == 0 else min(crossed[lane], min(low, high))
