@@ -29,14 +29,11 @@ def _first_stage(features, slides, z, initial, x, y, step, result):
         u = x[lane] + step * y[lane]
         v = x[SECOND + lane] + step * y[SECOND + lane]
         a = x[THIRD + lane] + step * y[THIRD + lane]
-        result[lane], result[SECOND + lane], result[THIRD + lane] = u, v, a
-        now = _preactivations(features, initial[lane] + u, initial[SECOND + lane] + v, slides[lane])
-        z[lane], z[SECOND + lane], z[THIRD + lane], z[FOURTH + lane] = now
-        hidden, weight = relu(now), initial[THIRD + lane] + a
-        s0 += weight * hidden[0]
-        s1 += weight * hidden[1]
-        s2 += weight * hidden[2]
-        s3 += weight * hidden[3]
+        o0, o1, o2, o3 = _set_neuron(features, slides[lane], z, initial, result, lane, u, v, a)
+        s0 += o0
+        s1 += o1
+        s2 += o2
+        s3 += o3
     return s0, s1, s2, s3
 
 
@@ -86,14 +83,11 @@ def _next_stage(pulls, features, slides, normals, z, initial, x, y, previous, re
             u += of_before * result[lane]
             v += of_before * result[SECOND + lane]
             a += of_before * result[THIRD + lane]
-        result[lane], result[SECOND + lane], result[THIRD + lane] = u, v, a
-        now = _preactivations(features, initial[lane] + u, initial[SECOND + lane] + v, slide)
-        z[lane], z[SECOND + lane], z[THIRD + lane], z[FOURTH + lane] = now
-        hidden, weight = relu(now), initial[THIRD + lane] + a
-        s0 += weight * hidden[0]
-        s1 += weight * hidden[1]
-        s2 += weight * hidden[2]
-        s3 += weight * hidden[3]
+        o0, o1, o2, o3 = _set_neuron(features, slide, z, initial, result, lane, u, v, a)
+        s0 += o0
+        s1 += o1
+        s2 += o2
+        s3 += o3
     return s0, s1, s2, s3
 
 
@@ -157,6 +151,16 @@ def _slope_and_sums(
         o3 += slope[2] * slope[2]
         o4 += sum_of_products(relu(now), relu(now))
     return (i0, i1, i2, i3, i4), (o0, o1, o2, o3, o4)
+
+
+@inlined
+def _set_neuron(features, slide, z, initial, result, lane, u, v, a):
+    """Set one neuron's state and preactivations; return what it adds to the outputs of four examples."""
+    result[lane], result[SECOND + lane], result[THIRD + lane] = u, v, a
+    now = _preactivations(features, initial[lane] + u, initial[SECOND + lane] + v, slide)
+    z[lane], z[SECOND + lane], z[THIRD + lane], z[FOURTH + lane] = now
+    hidden, weight = relu(now), initial[THIRD + lane] + a
+    return weight * hidden[0], weight * hidden[1], weight * hidden[2], weight * hidden[3]
 
 
 @inlined
