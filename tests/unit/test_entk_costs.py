@@ -12,7 +12,7 @@ import torch
 from entk_networks import fresh
 from torch import nn
 
-from twophase.entk import costs, empirical_ntk, engine, kernel_costs, plan
+from twophase.entk import costs, empirical_ntk, engine, kernel_costs, plan, terms
 from twophase.entk.features import ConvolutionFeatures, DenseFeatures, IndexFeatures
 from twophase.entk.plain import plain_ntk
 from twophase.entk.plan import Blocks
@@ -27,7 +27,7 @@ RATES = Rates(
     {1: 3e9, 4: 1e10, 16: 3e10, 64: 4.5e10, 256: 5e10},
     1.5e10,
 )
-FORMS = ["jacobian", "structured", "mixed"]
+FORMS = ["jacobian", "deferred", "structured", "mixed"]
 
 
 def shape(features, channels, logits=10, trace=False, dtype=F32):
@@ -200,6 +200,8 @@ CASES = {
     "groups": (ConvolutionFeatures((2, 5, 4), (3,), (1,), (0,), (2,), 2), 2, 6, 2, 40, None),
 }
 
+DEFERRED = {"linear", "embedding"}  # 19 < 84 and 115 < 132 numbers, by the rule below
+
 
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("trace", [False, True])
@@ -213,12 +215,15 @@ def test_operations_and_bytes(case, trace, dtype):
     expected = {
         # J = sum over positions of an outer product, for each logit; then dot products of C D numbers
         "jacobian": (2 * q * s * c * d, 2 * pairs_of_logits * c * d, q * c * d * size),
+        # the same, with gradients and features kept
+        "deferred": (2 * q * s * c * d, 2 * pairs_of_logits * c * d, (q * s * c + stored) * size),
         # dot products of C numbers for each pair of positions and of logits; and the Gram matrix
         "structured": (0, 2 * s * s * c * pairs_of_logits + (gram or 0), (q * s * c + stored) * size),
         # q C rows of S numbers times the Gram matrix; then dot products of C S numbers; and the Gram matrix
         "mixed": (0, 2 * q * c * s * s + 2 * q * q * c * s + (gram or 0), (q * s * c + stored) * size),
     }
-    possible = ["jacobian"]
+    # Gradients and patches together are fewer numbers than the Jacobian where s (q c + d) < q c d.
+    possible = ["deferred" if case in DEFERRED else "jacobian"]
     if groups == 1:
         possible += ["structured"] * (trace or s <= costs.STRUCTURED_POSITIONS) + ["mixed"] * (not trace)
     found = {cost.form: cost for cost in costs.possible_costs(term, RATES)}
@@ -253,6 +258,9 @@ CHEAPEST = {
     "many positions, few parameters, trace": (shape(conv3(32, 3), 64, trace=True), "jacobian"),
     "8 x 8 x 256 of a VGG": (shape(conv3(8, 256), 256), "mixed"),
     "4 x 4 x 512 of a VGG": (shape(conv3(4, 512), 512), "mixed"),
+    "8 x 8 x 64 of a ResNet": (shape(conv3(8, 64), 64), "deferred"),
+    "16 x 16 x 32 of a ResNet": (shape(conv3(16, 32), 32), "jacobian"),
+    "8 x 8 x 64 of a ResNet, trace": (shape(conv3(8, 64), 64, trace=True), "deferred"),
     "linear": (shape(DenseFeatures(1, 512), 512), "structured"),
     "wide linear, trace": (shape(DenseFeatures(1, 4096), 4096, trace=True), "structured"),
     "small linear": (shape(DenseFeatures(1, 64), 10), "structured"),
@@ -335,8 +343,28 @@ def test_forms_do_not_change_the_kernel(monkeypatch, name, form, kernel, columns
     assert form in taken or name == "groups" or (form == "mixed" and kernel == "trace")
 
 
+@pytest.mark.parametrize("columns", [None, 4])
 @pytest.mark.parametrize("kernel", ["full", "trace"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("step", "parts"), [(1, 27), (5, 6), (26, 2), (27, 1)])
+def test_jacobians_formed_in_parts(monkeypatch, step, parts, kernel, columns):
+    torch.manual_seed(0)
+    model, x = flattened(nn.Conv2d(3, 4, 3, padding=1)).eval(), torch.randn(9, 3, 5, 4, dtype=torch.float64)
+    model(x.float())
+    other = None if columns is None else x[:columns].flip(-1)
+    force(monkeypatch, "deferred")
+    monkeypatch.setattr(terms, "FORMED_BYTES", 1)
+    monkeypatch.setattr(terms, "FORMED_STEP", step)
+    formed, form = [], terms.add_jacobian
+    monkeypatch.setattr(terms, "add_jacobian", lambda *args: formed.append(args[2].shape[2]) or form(*args))
+    value = empirical_ntk(model.double(), x, kernel=kernel, other_inputs=other, rates=RATES)
+    expected = plain_ntk(model, x, kernel=kernel, other_inputs=other)
+    assert float((value - expected).norm() / expected.norm()) <= 1e-12
+    assert sum(width for width in formed if width <= 27) >= 27
+    assert formed.count(step) >= 27 // step
+
+
+@pytest.mark.parametrize("kernel", ["full", "trace"])
+@pytest.mark.parametrize("form", ["jacobian", "structured", "mixed"])  # rates never choose between the first two
 @pytest.mark.parametrize("name", ["stride", "tokens", "embedding"])
 def test_extreme_rates_choose_forms_but_not_the_kernel(name, form, kernel):
     model, x = build(name)

@@ -135,7 +135,7 @@ def test_features_of_vectors_and_indices(positions):
     assert dense.shape == (30, positions, 4)
     for index, row in zip(indices.flatten().tolist(), dense.flatten(0, 1), strict=True):
         assert row.tolist() == [int(index == column) for column in range(4)]
-    expected = torch.einsum("isd,jtd->isjt", dense, features.dense(others))
+    expected = torch.einsum("isd,jtd->isjt", dense.long(), features.dense(others).long())
     assert torch.equal(features.gram(indices, others).to(expected.dtype), expected)
 
 
@@ -235,14 +235,23 @@ def targets(n, m, dtype):
     yield whole[::2, ::3], whole
 
 
-@pytest.mark.parametrize("long", [False, True])
+WAYS = {
+    "whole": {},
+    "longer than what one product sums up": {"INNER_CPU": 4},
+    "by halves": {"LEAF_CPU": 3},
+    "long, by halves": {"INNER_CPU": 4, "LEAF_CPU": 3},
+    "by another library": {"LARGE": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 7), (40, 33)])
-def test_products_are_added(monkeypatch, n, m, dtype, symmetric, long):
+def test_products_are_added(monkeypatch, n, m, dtype, symmetric, way):
     torch.manual_seed(0)
-    if long:  # longer than what one product sums up
-        monkeypatch.setattr(products, "INNER", 4)
+    for name, value in WAYS[way].items():
+        monkeypatch.setattr(products, name, value)
     m = n if symmetric else m
     left, right = torch.randn(n, 11, dtype=dtype), None if symmetric else torch.randn(m, 11, dtype=dtype)
     copies = left.clone(), None if right is None else right.clone()
@@ -268,9 +277,9 @@ def assert_close(value, expected, dtype):
 
 
 @pytest.mark.parametrize("n", [1, 4, 9])
-@pytest.mark.parametrize("strip", [1, 4, 100])
-def test_mirror(monkeypatch, n, strip):
-    monkeypatch.setattr(products, "STRIP", strip)
+@pytest.mark.parametrize("together", [1, 4, 100])
+def test_mirror(monkeypatch, n, together):
+    monkeypatch.setattr(products, "MIRRORED", together)
     for square, whole in targets(n, n, F32):
         before, around = square.clone(), whole.clone()
         mirror(square)

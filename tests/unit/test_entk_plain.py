@@ -223,8 +223,8 @@ def test_blocks_do_not_change_the_kernel(kernel, rectangular, blocks):
         assert torch.equal(flat, flat.T)
 
 
-def test_strips_cover_a_large_kernel(monkeypatch):
-    monkeypatch.setattr(products, "STRIP", 4)
+def test_halves_cover_a_large_kernel(monkeypatch):
+    monkeypatch.setattr(products, "LEAF_CPU", 4)
     model, inputs = build("tied")
     value = plain_ntk(model, inputs)
     assert relative_error(value, oracle(model, inputs)) <= 1e-9

@@ -1,10 +1,10 @@
 """What each form of a weight's term costs, and which is the cheapest."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twophase.entk.rates import Rates
-from twophase.entk.terms import JacobianTerm, MixedTerm, Shape, StructuredTerm, Term
+from twophase.entk.terms import DeferredTerm, JacobianTerm, MixedTerm, Shape, StructuredTerm, Term
 
 STRUCTURED_POSITIONS = 16  # more pairs of positions than its square are never cheap in a full kernel
 
@@ -14,7 +14,7 @@ class Cost:
     """Work of one term in one form, and what it keeps.
 
     Attributes:
-        form: "jacobian", "structured" or "mixed".
+        form: "jacobian", "deferred", "structured" or "mixed".
         operations_once: Floating-point operations for each example.
         operations_pair: The same for each pair of examples.
         seconds_once: Predicted time for each example.
@@ -54,6 +54,20 @@ def jacobian_cost(shape: Shape, rates: Rates) -> Cost:
     return Cost("jacobian", once, pair, seconds, pair / rates.product, held, gradients + 2 * dense + grouped)
 
 
+def deferred_cost(shape: Shape, rates: Rates) -> Cost:
+    """Cost of the Jacobian form, with Jacobians formed when they are contracted."""
+    x = shape.features
+    held = (shape.logits * shape.channels * x.positions + x.stored) * shape.dtype.itemsize
+    return replace(jacobian_cost(shape, rates), form="deferred", held=held, staged=0)
+
+
+def jacobian_form(shape: Shape) -> str:
+    """"deferred" where gradients and all features together are fewer numbers than their Jacobian, else "jacobian"."""
+    x, gradients = shape.features, shape.logits * shape.channels
+    fewer = x.positions * (gradients + x.width) < gradients * x.width
+    return "deferred" if fewer and x.groups == 1 else "jacobian"
+
+
 def structured_cost(shape: Shape, rates: Rates) -> Cost:
     """Cost of the structured form."""
     q, c, x = shape.logits, shape.channels, shape.features
@@ -85,6 +99,7 @@ def _gram_seconds(shape: Shape, rates: Rates) -> float:
 
 FORMS: dict[str, tuple[Callable[[Shape, Rates], Cost], type]] = {
     "jacobian": (jacobian_cost, JacobianTerm),
+    "deferred": (deferred_cost, DeferredTerm),
     "structured": (structured_cost, StructuredTerm),
     "mixed": (mixed_cost, MixedTerm),
 }
@@ -92,7 +107,7 @@ FORMS: dict[str, tuple[Callable[[Shape, Rates], Cost], type]] = {
 
 def possible_costs(shape: Shape, rates: Rates) -> list[Cost]:
     """Costs of all forms that a term can take, in the order of ``FORMS``."""
-    forms = ["jacobian"]
+    forms = [jacobian_form(shape)]
     if shape.features.groups == 1:
         if shape.trace or shape.features.positions <= STRUCTURED_POSITIONS:
             forms.append("structured")

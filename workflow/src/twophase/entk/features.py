@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -96,8 +97,8 @@ class IndexFeatures:
         return self.positions**2
 
     def dense(self, values: Tensor) -> Tensor:
-        """All features, ``(n, S, D)``."""
-        return functional.one_hot(values + 1, self.width + 1)[..., 1:]
+        """All features, ``(n, S, D)``, booleans."""
+        return values[..., None] == torch.arange(self.width, device=values.device)
 
     def gram(self, left: Tensor, right: Tensor) -> Tensor:
         """Gram matrix ``(n, S, m, S)``, of booleans."""

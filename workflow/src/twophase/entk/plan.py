@@ -162,7 +162,7 @@ def make_plan(
             continue
         shape = Shape(logits, uses[0].channels, uses[0].features, trace, network.dtype, network.device)
         cost = cheapest(shape, rates, sizes.examples, sizes.pairs)
-        bias = None if cost.form == "jacobian" else _bias_beside(name, uses[0], known)
+        bias = None if cost.form in ("jacobian", "deferred") else _bias_beside(name, uses[0], known)
         if bias is not None and by_layer and owner(bias) != owner(name):
             bias = None
         costs[name] = cost

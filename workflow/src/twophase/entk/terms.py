@@ -24,6 +24,8 @@ TILE_BYTES = 8 << 20  # of an intermediate result; a few fit into the last-level
 TILE_ROWS = 320  # of the full kernel
 TRACE_STRIPS, TRACE_ROWS = 4, 128  # of a trace: at least so many, unless they have fewer rows
 MIXED_TILE_BYTES = 5 << 19  # of gradients times Gram matrices, which are read again at once
+FORMED_BYTES = 24 << 20  # of Jacobians that are formed together; the C library keeps so much for the next ones
+FORMED_STEP = 48  # their features are a multiple of this: products with odd numbers of columns are slow
 
 
 @dataclass
@@ -109,7 +111,7 @@ class JacobianTerm:
 
     def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         """Add the product of Jacobians."""
-        add_product(kernel, _matrix(left, self.shape.trace), right and _matrix(right, self.shape.trace))
+        add_product(kernel, *_matrices(left, right, self.shape.trace))
 
     def between_bytes(self, n: int, m: int) -> int:
         """Memory of intermediate results of `add`: none."""
@@ -128,6 +130,62 @@ def add_jacobian(result: Tensor, gradients: Tensor, dense: Tensor) -> None:
     product = parted.reshape(n, groups, -1, positions) @ dense.transpose(1, 2)  # (n, G, q C / G, D)
     product = product.view(n, groups, logits, channels // groups, -1).transpose(1, 2)
     result.copy_(product.reshape(n, logits, -1))
+
+
+@dataclass
+class DeferredTerm:
+    """Held as gradients and features; Jacobians are formed when they are contracted, of some features at a time.
+
+    Where positions are few, that is less than the Jacobians take, and these are never out of the cache for long.
+    """
+
+    shape: Shape
+
+    def hold(self, examples: int) -> Held:
+        """Room for gradients, ``(n, S, q, C)``; features come with the first piece."""
+        shape = self.shape
+        return Held(shape.empty(examples, shape.features.positions, shape.logits, shape.channels))
+
+    def collect(self, held: Held, rows: slice, logit: int, gradient: Tensor) -> None:
+        """Store gradients."""
+        held.gradients[rows, :, logit] = gradient
+
+    def finish(self, held: Held, rows: slice, features: Tensor) -> None:
+        """Store features."""
+        store_features(held, rows, features, examples=len(held.gradients))
+
+    def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
+        """Form Jacobians and add their product, some features at a time."""
+        shape, sides = self.shape, [left] if right is None else [left, right]
+        dense = [shape.features.dense(side.features).to(shape.dtype) for side in sides]
+        width = self._width(sum(len(side.gradients) for side in sides))
+        rooms = [shape.empty(len(side.gradients) * shape.logits * shape.channels * width) for side in sides]
+        for start in range(0, shape.features.width, width):
+            factors = [
+                self._formed(room, side.gradients, features[..., start : start + width])
+                for room, side, features in zip(rooms, sides, dense, strict=True)
+            ]
+            add_product(kernel, factors[0], None if right is None else factors[1])
+
+    def between_bytes(self, n: int, m: int) -> int:
+        """Memory of intermediate results of `add`: all features, on the way to their order too, and some Jacobians."""
+        shape, examples = self.shape, n + m
+        dense = 2 * shape.features.positions * shape.features.width
+        formed = shape.logits * shape.channels * self._width(examples)
+        return shape.dtype.itemsize * examples * (dense + formed)
+
+    def _width(self, examples: int) -> int:
+        """Features of which Jacobians are formed together."""
+        one = examples * self.shape.logits * self.shape.channels * self.shape.dtype.itemsize
+        steps = max(1, FORMED_BYTES // one // FORMED_STEP)
+        return min(self.shape.features.width, steps * FORMED_STEP)
+
+    def _formed(self, room: Tensor, gradients: Tensor, dense: Tensor) -> Tensor:
+        """Jacobians of some features ``(n, S, d)``, as a factor; written to ``room``, whose pages are old ones."""
+        n, _, logits, channels = gradients.shape
+        formed = room[: n * logits * channels * dense.shape[2]].view(n, logits, channels * dense.shape[2])
+        add_jacobian(formed, gradients, dense)
+        return _matrix(formed, self.shape.trace)
 
 
 @dataclass
@@ -310,16 +368,21 @@ class ExplicitTerm:
 
     def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         """Add the product of Jacobians."""
-        add_product(kernel, _matrix(left, self.trace), right and _matrix(right, self.trace))
+        add_product(kernel, *_matrices(left, right, self.trace))
 
     def between_bytes(self, n: int, m: int) -> int:
         """Memory of intermediate results of `add`: none."""
         return 0
 
 
-def _matrix(held: Held, trace: bool) -> Tensor:
+def _matrices(left: Held, right: Held | None, trace: bool) -> tuple[Tensor, Tensor | None]:
+    """Jacobians that are held, as factors."""
+    return _matrix(left.gradients, trace), None if right is None else _matrix(right.gradients, trace)
+
+
+def _matrix(jacobian: Tensor, trace: bool) -> Tensor:
     """Jacobians ``(n, q, P)`` as a factor: ``(n q, P)``, or ``(n, q P)`` where logits are summed over."""
-    return held.gradients.flatten(1) if trace else held.gradients.flatten(0, 1)
+    return jacobian.flatten(1) if trace else jacobian.flatten(0, 1)
 
 
 def store_features(held: Held, rows: slice, features: Tensor, *, examples: int) -> None:
