@@ -72,6 +72,12 @@ def perceptron(*sizes):
     return nn.Sequential(*layers[:-1])
 
 
+def few_positions(width):
+    first = [nn.Conv2d(3, width, 3, stride=2, padding=1), nn.ReLU()]
+    layers = [layer for _ in range(3) for layer in (nn.Conv2d(width, width, 3, padding=1), nn.ReLU())]
+    return nn.Sequential(*first, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
 def frozen_body(width):
     model = perceptron(256, width, width, 10)
     return model.requires_grad_(False).append(nn.Linear(10, 10))
@@ -123,6 +129,7 @@ def tokens(n):
 NETWORKS = {
     "conv": (conv, [32], [4], images),
     "wide conv": (conv, [96], [4], images),
+    "few positions": (few_positions, [64], [4], images),
     "deep conv": (deep_conv, [50], [1], images),
     "conv used twice": (ConvTwice, [64], [4], images),
     "perceptron": (perceptron, [256, 1024, 1024, 10], [256, 8, 8, 10], vectors),
@@ -194,7 +201,12 @@ def processes():
 @pytest.mark.parametrize("kernel", ["full", "trace"])
 @pytest.mark.parametrize(
     ("name", "examples", "factors"),
-    [("conv", 10, (1.2, 4, 1e3)), ("perceptron", 20, (1, 1.2, 1e3)), ("transformer", 6, (1, 2, 1e3))],
+    [
+        ("conv", 10, (1.2, 4, 1e3)),
+        ("few positions", 16, (1.2, 2, 1e3)),
+        ("perceptron", 20, (1, 1.2, 1e3)),
+        ("transformer", 6, (1, 2, 1e3)),
+    ],
 )
 def test_memory_stays_within_the_budget(processes, name, examples, factors, kernel):
     rows = processes.apply(peaks, (name, examples, factors), {"kernel": kernel})
@@ -243,7 +255,7 @@ def accounted(plan, network, footprint, sizes, results, blocks):
     whole = sizes.m is None and blocks.held == sizes.n
     beside = 0 if whole else blocks.beside
     across = max(blocks.held, beside)
-    between = max(layer.term.between_bytes(blocks.held, across) for layer in plan.layers)
+    between = max(layer.term.between_bytes(blocks.held, m) for layer in plan.layers for m in (None, beside))
     held = (blocks.held + beside) * plan.held_bytes(8)
     piece = blocks.piece * plan.piece_bytes(network, footprint)
     return held + piece + between + blocks.held * across * plan.block_bytes(8) * (1 + results.apart)

@@ -62,7 +62,7 @@ def deferred_cost(shape: Shape, rates: Rates) -> Cost:
 
 
 def jacobian_form(shape: Shape) -> str:
-    """"deferred" where gradients and all features together are fewer numbers than their Jacobian, else "jacobian"."""
+    """Name of the Jacobian form: deferred where gradients and all features are fewer numbers than their Jacobian."""
     x, gradients = shape.features, shape.logits * shape.channels
     fewer = x.positions * (gradients + x.width) < gradients * x.width
     return "deferred" if fewer and x.groups == 1 else "jacobian"

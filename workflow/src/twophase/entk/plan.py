@@ -223,7 +223,7 @@ def cut(
 
     def needed(rows: int, beside: int, piece: int) -> int:
         across = max(rows, beside)
-        between = max((layer.term.between_bytes(rows, across) for layer in plan.layers), default=0)
+        between = max((layer.term.between_bytes(rows, m) for layer in plan.layers for m in (None, beside)), default=0)
         block = rows * across * plan.block_bytes(network.dtype.itemsize) * (1 + results.apart)
         return fixed + (rows + beside) * held + piece * once + between + block
 

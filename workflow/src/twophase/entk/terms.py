@@ -81,8 +81,8 @@ class Term(Protocol):
     def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
         """Add to the kernel of two blocks, ``(n q, m q)`` or ``(n, m)``; with no right one the upper triangle."""
 
-    def between_bytes(self, n: int, m: int) -> int:
-        """Memory of intermediate results of `add`, for blocks of n and m examples."""
+    def between_bytes(self, n: int, m: int | None) -> int:
+        """Memory of intermediate results of `add`, for blocks of n and m examples, or one block of n."""
 
 
 @dataclass
@@ -113,7 +113,7 @@ class JacobianTerm:
         """Add the product of Jacobians."""
         add_product(kernel, *_matrices(left, right, self.shape.trace))
 
-    def between_bytes(self, n: int, m: int) -> int:
+    def between_bytes(self, n: int, m: int | None) -> int:
         """Memory of intermediate results of `add`: none."""
         return 0
 
@@ -167,9 +167,9 @@ class DeferredTerm:
             ]
             add_product(kernel, factors[0], None if right is None else factors[1])
 
-    def between_bytes(self, n: int, m: int) -> int:
+    def between_bytes(self, n: int, m: int | None) -> int:
         """Memory of intermediate results of `add`: all features, on the way to their order too, and some Jacobians."""
-        shape, examples = self.shape, n + m
+        shape, examples = self.shape, n + (m or 0)
         dense = 2 * shape.features.positions * shape.features.width
         formed = shape.logits * shape.channels * self._width(examples)
         return shape.dtype.itemsize * examples * (dense + formed)
@@ -219,9 +219,9 @@ class StructuredTerm:
         """Add products of gradients, weighted by products of features."""
         (self._add_trace if self.shape.trace else self._add_full)(kernel, left, right)
 
-    def between_bytes(self, n: int, m: int) -> int:
+    def between_bytes(self, n: int, m: int | None) -> int:
         """Memory of intermediate results of `add`: a tile of products, one of Gram matrices, and what is made of it."""
-        shape, squared = self.shape, self.shape.features.positions**2
+        shape, squared, m = self.shape, self.shape.features.positions**2, n if m is None else m
         if shape.trace:
             height, width = self._trace_tile(n, m)
             return shape.dtype.itemsize * height * width * squared * 4
@@ -315,10 +315,10 @@ class MixedTerm:
                 target = kernel[rows.start * q : rows.stop * q, columns.start * q : columns.stop * q]
                 self._add_tile(target, own, left.features[rows], other.gradients[columns], other.features[columns])
 
-    def between_bytes(self, n: int, m: int) -> int:
+    def between_bytes(self, n: int, m: int | None) -> int:
         """Memory of intermediate results of `add`: Gram matrices, on the way to their order too, and a product."""
         shape = self.shape
-        height, width = self._tile(n, m)
+        height, width = self._tile(n, n if m is None else m)
         gram = height * width * (4 * shape.features.positions**2 + shape.features.between)
         return shape.dtype.itemsize * (gram + height * shape.logits * shape.channels * shape.features.positions)
 
@@ -370,7 +370,7 @@ class ExplicitTerm:
         """Add the product of Jacobians."""
         add_product(kernel, *_matrices(left, right, self.trace))
 
-    def between_bytes(self, n: int, m: int) -> int:
+    def between_bytes(self, n: int, m: int | None) -> int:
         """Memory of intermediate results of `add`: none."""
         return 0
 
