@@ -17,6 +17,7 @@ Results go to ``benchmarks/results/entk.nc``, or ``entk_scaling.nc``.
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ def main() -> None:
     workloads = SCALING if arguments.scaling else [w for w in WORKLOADS if w.name in arguments.workload]
     if arguments.examples:
         workloads = list(dict.fromkeys(Workload(workload.network, arguments.examples) for workload in workloads))
-    cases = measure(names, workloads, settings, arguments.output, machine)
+    cases = measure(names, workloads, arguments.kernel, settings, arguments.output, machine)
     if arguments.scaling:
         print_scaling(sorted(cases, key=lambda case: (case.kernel, case.workload.examples)))
     elif REFERENCE in names and len(names) > 1:
@@ -56,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     names = [workload.name for workload in WORKLOADS]
     parser.add_argument("--workload", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--engine", action="append", choices=list(PEERS), help="only this one; may be repeated")
+    parser.add_argument("--kernel", action="append", choices=KERNELS, help="only this one")
     parser.add_argument("--examples", type=int, help="this many instead of each workload's own")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each engine (default: 5)")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that a turn may take (default: 60)")
@@ -71,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device")
     arguments.workload = arguments.workload or names
+    arguments.kernel = arguments.kernel or KERNELS
     arguments.engine = [REFERENCE] if arguments.scaling else arguments.engine or list(PEERS)
     arguments.output = arguments.output or RESULTS / ("entk_scaling.nc" if arguments.scaling else "entk.nc")
     return arguments
@@ -86,7 +89,12 @@ def pin(threads: int) -> None:
 
 
 def measure(
-    names: list[str], workloads: list[Workload], settings: Settings, output: Path, machine: dict[str, str | int | float]
+    names: list[str],
+    workloads: list[Workload],
+    kernels: Sequence[str],
+    settings: Settings,
+    output: Path,
+    machine: dict[str, str | int | float],
 ) -> list[Case]:
     """Measure every workload, and write the file anew after each kernel."""
     cases, versions = [], {}
@@ -100,7 +108,7 @@ def measure(
             with engines(names, network=network, weights=weights, settings=settings) as workers:
                 versions |= {name: worker.versions for name, worker in workers.items() if isinstance(worker, Worker)}
                 for workload in chosen:
-                    for kernel in KERNELS:
+                    for kernel in kernels:
                         case = measure_case(workers, workload, kernel, exact=exact, settings=settings, folder=folder)
                         cases.append(case)
                         print_case(case)

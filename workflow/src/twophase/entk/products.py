@@ -28,13 +28,13 @@ def add_product(result: Tensor, left: Tensor, right: Tensor | None) -> None:
     if right is None and on_cpu and len(left) ** 2 * left.shape[1] >= LARGE:
         _rank_update(result, left)
         return
-    inner = INNER_CPU if on_cpu else INNER
-    for part in range(0, left.shape[1], inner):
-        own = left[:, part : part + inner]
-        if right is None:
+    parts = max(1, -(-left.shape[1] // (INNER_CPU if on_cpu else INNER)))
+    if right is None:
+        for own in left.chunk(parts, 1):
             _add_upper(result, own, LEAF_CPU if on_cpu else LEAF)
-        else:
-            result.addmm_(own, right[:, part : part + inner].T)
+    else:
+        for own, other in zip(left.chunk(parts, 1), right.chunk(parts, 1), strict=True):
+            result.addmm_(own, other.T)
 
 
 def _add_upper(result: Tensor, left: Tensor, leaf: int) -> None:

@@ -124,7 +124,8 @@ def _mixed_rate(positions: int, draw: Callable[..., Tensor], device: torch.devic
     column = draw(logits, channels * positions)
 
     def contract() -> Tensor:
-        return column @ torch.bmm(own, gram).view(examples * logits, -1).T
+        between = torch.bmm(own, gram).view(examples, logits, -1)
+        return torch.bmm(between, column.T.expand(examples, -1, -1))
 
     operations = 2 * examples * logits * channels * positions * (positions + logits)
     return operations / _seconds(contract, device)

@@ -334,11 +334,12 @@ class MixedTerm:
             gram = gram + 1
         gram = gram.permute(2, 0, 1, 3).contiguous()  # (m, n, S, S)
         n, q = len(own), self.shape.logits
-        between, products = torch.empty_like(own), own.new_empty(len(gradients), q, n * q)
+        between, products = torch.empty_like(own), own.new_empty(len(gradients), n, q, q)
         for j, column in enumerate(gradients):
+            # Both example by example: a thread reads what it wrote, out of its own cache.
             torch.bmm(own, gram[j], out=between)
-            torch.mm(column.flatten(1), between.view(n * q, -1).T, out=products[j])
-        target += products.flatten(0, 1).T
+            torch.bmm(between.view(n, q, -1), column.flatten(1).T.expand(n, -1, -1), out=products[j])
+        target.view(n, q, len(gradients), q).add_(products.permute(1, 2, 0, 3))
 
 
 @dataclass
