@@ -19,11 +19,13 @@ from twophase import allocator
 from twophase.allocator import freed_memory_kept
 from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk import empirical_ntk, engine, layer_kernels, memory
+from twophase.entk.features import ConvolutionFeatures
 from twophase.entk.inspection import inspect
 from twophase.entk.memory import measure_footprint
 from twophase.entk.plan import Blocks, ResultMemory, Sizes, cut, make_plan
 from twophase.entk.rates import Rates
 from twophase.entk.readout import Readout
+from twophase.entk.terms import FORMED_BYTES, FORMED_STEP, DeferredTerm, Held, Shape
 
 RATES = Rates(6e10, {1: 1e9, 16: 1.2e10, 256: 5e10}, {1: 3e9, 16: 3e10, 256: 5e10}, 1e10)
 MEBI = 1 << 20
@@ -129,7 +131,7 @@ def tokens(n):
 NETWORKS = {
     "conv": (conv, [32], [4], images),
     "wide conv": (conv, [96], [4], images),
-    "few positions": (few_positions, [64], [4], images),
+    "few positions": (few_positions, [24], [4], images),
     "deep conv": (deep_conv, [50], [1], images),
     "conv used twice": (ConvTwice, [64], [4], images),
     "perceptron": (perceptron, [256, 1024, 1024, 10], [256, 8, 8, 10], vectors),
@@ -203,7 +205,7 @@ def processes():
     ("name", "examples", "factors"),
     [
         ("conv", 10, (1.2, 4, 1e3)),
-        ("few positions", 16, (1.2, 2, 1e3)),
+        ("few positions", 24, (1.2, 2, 1e3)),
         ("perceptron", 20, (1, 1.2, 1e3)),
         ("transformer", 6, (1, 2, 1e3)),
     ],
@@ -215,6 +217,35 @@ def test_memory_stays_within_the_budget(processes, name, examples, factors, kern
         assert difference <= 1e-6
     assert rows[0][2] < rows[-1][2] == examples
     assert rows[0][1] < 0.7 * rows[-1][1]
+
+
+def growth_of_deferred(n, m):
+    """By how much memory grows while Jacobians of 8 x 8 positions are formed and contracted, and what is announced."""
+    torch.set_num_threads(1)
+    features = ConvolutionFeatures((1, 8, 8, 64), (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    term = DeferredTerm(Shape(10, 64, features, False, torch.float32, torch.device("cpu")))
+
+    def side(examples):
+        return Held(torch.randn(examples, 64, 10, 64), torch.randn(examples, 1, 8, 8, 64))
+
+    def add(left, right, rates):
+        columns = len((right or left).gradients)
+        kernel = torch.zeros(10 * len(left.gradients), 10 * columns)
+        with freed_memory_kept():
+            term.add(kernel, left, right)
+
+    left, right = side(n), None if m is None else side(m)
+    measured(add, side(2), None)
+    return measured(add, left, right)[1] - 400 * n * (m or n), term.between_bytes(n, m)
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, None), (16, 12), (200, None)])
+def test_jacobians_are_formed_in_little_memory(processes, n, m):
+    growth, announced = processes.apply(growth_of_deferred, (n, m))
+    examples = n + (m or 0)
+    patches, step = 4 * examples * 64 * 9 * 64, 4 * examples * 10 * 64 * FORMED_STEP
+    assert 0.6 * announced <= growth <= announced + MEBI
+    assert growth <= 2 * patches + max(FORMED_BYTES, step) + MEBI
 
 
 # What a budget has to hold beside Jacobians, gradients and activations.
