@@ -363,6 +363,23 @@ def test_jacobians_formed_in_parts(monkeypatch, step, parts, kernel, columns):
     assert formed.count(step) >= 27 // step
 
 
+@pytest.mark.parametrize("form", ["jacobian", "deferred"])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_only_products_between_jacobians_round_to_tf32(monkeypatch, form, tf32):
+    seen, matmul = {}, torch.backends.cuda.matmul
+
+    def noting(name):
+        function = getattr(terms, name)
+        return lambda *args: seen.setdefault(name, set()).add(matmul.fp32_precision) or function(*args)
+
+    for name in ("add_jacobian", "add_product"):
+        monkeypatch.setattr(terms, name, noting(name))
+    model, x = build("stride")
+    force(monkeypatch, form)
+    empirical_ntk(model.float(), x.float(), tf32=tf32, rates=RATES)
+    assert seen == {"add_jacobian": {"ieee"}, "add_product": {"tf32" if tf32 else "ieee"}}
+
+
 @pytest.mark.parametrize("kernel", ["full", "trace"])
 @pytest.mark.parametrize("form", ["jacobian", "structured", "mixed"])  # rates never choose between the first two
 @pytest.mark.parametrize("name", ["stride", "tokens", "embedding"])

@@ -44,7 +44,7 @@ def exact_float32() -> Iterator[None]:
 
 @contextmanager
 def tf32_products(allowed: bool) -> Iterator[None]:
-    """Let matrix products on a GPU round to tf32, inside of `exact_float32`, if allowed.
+    """Let matrix products on a GPU round to tf32, inside of `exact_float32`, or not.
 
     Args:
         allowed: Whether they may.
@@ -55,8 +55,7 @@ def tf32_products(allowed: bool) -> Iterator[None]:
     matmul = torch.backends.cuda.matmul
     found = matmul.fp32_precision
     try:
-        if allowed:
-            matmul.fp32_precision = "tf32"
+        matmul.fp32_precision = "tf32" if allowed else "ieee"
         yield
     finally:
         matmul.fp32_precision = found

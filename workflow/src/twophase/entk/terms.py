@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from twophase.entk.features import Features
+from twophase.entk.precision import tf32_products
 from twophase.entk.products import add_product
 
 TILE_BYTES = 8 << 20  # of an intermediate result; a few fit into the last-level cache
@@ -161,10 +162,11 @@ class DeferredTerm:
         width = self._width(sum(len(side.gradients) for side in sides))
         rooms = [shape.empty(len(side.gradients) * shape.logits * shape.channels * width) for side in sides]
         for start in range(0, shape.features.width, width):
-            factors = [
-                self._formed(room, side.gradients, features[..., start : start + width])
-                for room, side, features in zip(rooms, sides, dense, strict=True)
-            ]
+            with tf32_products(False):
+                factors = [
+                    self._formed(room, side.gradients, features[..., start : start + width])
+                    for room, side, features in zip(rooms, sides, dense, strict=True)
+                ]
             add_product(kernel, factors[0], None if right is None else factors[1])
 
     def between_bytes(self, n: int, m: int | None) -> int:
