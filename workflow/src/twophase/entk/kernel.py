@@ -42,8 +42,8 @@ def empirical_ntk(
             nothing else.
         dtype: Number type of the result, float32 or float64; the model's by default. Products are computed in the
             model's.
-        tf32: Whether a GPU's matrix products between Jacobians may round their factors to tf32. Forward and backward
-            passes never do.
+        tf32: Whether a GPU's matrix products between Jacobians, and those that take their place in other forms, may
+            round their factors to tf32. Forward and backward passes never do, nor does the forming of Jacobians.
         rates: The machine's rates, by which forms are chosen; by default measured once and kept.
         progress: Called now and then with the number of pairs of examples that are done, of ``n (n + 1) / 2`` or
             ``n m``; within a block it counts layers as equal parts.
