@@ -57,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     names = [workload.name for workload in WORKLOADS]
     parser.add_argument("--workload", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--engine", action="append", choices=list(PEERS), help="only this one; may be repeated")
-    parser.add_argument("--kernel", action="append", choices=KERNELS, help="only this one")
+    parser.add_argument("--kernel", action="append", choices=KERNELS, help="only this one; may be repeated")
     parser.add_argument("--examples", type=int, help="this many instead of each workload's own")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each engine (default: 5)")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds that a turn may take (default: 60)")

@@ -18,7 +18,7 @@ from torch import nn
 from twophase import allocator
 from twophase.allocator import freed_memory_kept
 from twophase.differentiation.functional import FunctionalNetwork
-from twophase.entk import empirical_ntk, engine, layer_kernels, memory
+from twophase.entk import empirical_ntk, engine, kernel_costs, layer_kernels, memory
 from twophase.entk.features import ConvolutionFeatures
 from twophase.entk.inspection import inspect
 from twophase.entk.memory import measure_footprint
@@ -217,6 +217,13 @@ def test_memory_stays_within_the_budget(processes, name, examples, factors, kern
         assert difference <= 1e-6
     assert rows[0][2] < rows[-1][2] == examples
     assert rows[0][1] < 0.7 * rows[-1][1]
+
+
+@pytest.mark.parametrize("kernel", ["full", "trace"])
+def test_few_positions_are_deferred(kernel):
+    """Else the test above says nothing of them."""
+    report = kernel_costs(few_positions(24).eval(), images(24), kernel=kernel, rates=RATES)
+    assert [term.form for term in report.terms].count("deferred") == 3
 
 
 def growth_of_deferred(n, m):

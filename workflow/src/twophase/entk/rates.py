@@ -18,6 +18,7 @@ from twophase.files import whole_file
 
 POSITIONS = (1, 4, 16, 64, 256, 1024)
 ROUNDS = 5
+MEASUREMENT = 2  # of what `Rates.measure` measures: rates of another number are measured anew
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Rates:
             The rates.
         """
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twophase"
-        path = folder / f"rates-{_machine(device, dtype)}.json"
+        path = folder / f"rates-{MEASUREMENT}-{_machine(device, dtype)}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):

@@ -318,11 +318,12 @@ class MixedTerm:
                 self._add_tile(target, own, left.features[rows], other.gradients[columns], other.features[columns])
 
     def between_bytes(self, n: int, m: int | None) -> int:
-        """Memory of intermediate results of `add`: Gram matrices, on the way to their order too, and a product."""
+        """Memory of intermediate results of `add`: Gram matrices, on the way to their order too, and both products."""
         shape = self.shape
         height, width = self._tile(n, n if m is None else m)
-        gram = height * width * (4 * shape.features.positions**2 + shape.features.between)
-        return shape.dtype.itemsize * (gram + height * shape.logits * shape.channels * shape.features.positions)
+        pair = 4 * shape.features.positions**2 + shape.features.between + shape.logits**2
+        between = height * shape.logits * shape.channels * shape.features.positions
+        return shape.dtype.itemsize * (height * width * pair + between)
 
     def _tile(self, n: int, m: int) -> tuple[int, int]:
         shape, size = self.shape, self.shape.dtype.itemsize
