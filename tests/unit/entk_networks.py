@@ -881,6 +881,67 @@ _raw("temperature_only", lambda net, x: x * net.p.exp(), p=())
 _raw("chunked_weight", lambda net, x: sum(x @ w for w in net.w.chunk(3)) @ net.w[:4, :3], w=(12, 4))
 
 
+def _scaled_weights(net, x):
+    """Weights times numbers, as in the NTK parametrisation: on either side, divided, negated, transposed."""
+    h = F.conv2d(x, net.kernel * 0.5, -net.p / 3).flatten(2).mean(2)
+    h = F.linear(torch.tanh(h), 0.5 * net.w / 2**0.5, net.p * 0.1) + h @ (net.v.T * x.new_tensor(0.3)).transpose(0, 1)
+    return F.linear(torch.tanh(h), net.u * 2, net.q.div(4))
+
+
+def _scaled_beside_itself(net, x):
+    h = (x @ net.w + x @ (net.w * 3) + x * (0.5 * net.p)).tanh()
+    return h @ net.u + (h * net.p).sum(1, keepdim=True)
+
+
+def _scaled_lookup(net, x):
+    return (F.embedding(x, 3 * net.table) / 2 + net.p * 0.5).mean(1).tanh() @ (net.u * -0.5)
+
+
+def _masked_weights(net, x):
+    h = F.linear(x, net.w * (net.w.detach() < 0.3)).tanh()
+    return F.linear(F.linear(h, net.v, net.p.exp()).tanh(), net.u * (net.u.detach().abs() > 0.2))
+
+
+def _one_derived_in_two_ways(net, x):
+    """Ways that part and meet again, a square, and a parameter that is taken as it is, too."""
+    w = net.w.sin() + net.w.cos()
+    return (x @ (w * w)).tanh() @ net.u + (x @ net.w) @ (net.u - net.u.mean())
+
+
+def _split_weights(net, x):
+    """Operations with several results, of which some are never used."""
+    q, k, _ = net.w.chunk(3)
+    first, second = net.u.unbind()
+    return F.linear(F.linear(x, q).tanh() + F.linear(x, k), first) + x[:, :3] * second.amax(0, keepdim=True).amax(1)
+
+
+def _layers_of_one_tensor(net, x):
+    for weight, bias in zip(net.weights, net.biases.unbind(), strict=True):
+        x = torch.tanh(F.linear(x, weight, bias))
+    return x[:, :3]
+
+
+_raw("scaled_weights", _scaled_weights, IMAGES, kernel=(4, 3, 3, 3), p=(4,), w=(4, 4), v=(4, 4), u=(3, 4), q=(3,))
+_raw("scaled_beside_itself", _scaled_beside_itself, w=(4, 4), p=(4,), u=(4, 3))
+_raw("scaled_lookup", _scaled_lookup, tokens(5), table=(7, 4), p=(5, 4), u=(4, 3))
+_raw("masked_weights", _masked_weights, w=(4, 4), v=(4, 4), p=(4,), u=(3, 4))
+_raw("derived_in_two_ways", _one_derived_in_two_ways, w=(4, 4), u=(4, 3))
+_raw("split_weights", _split_weights, w=(12, 4), u=(2, 3, 4))
+_raw("layers_of_one_tensor", _layers_of_one_tensor, weights=(3, 4, 4), biases=(3, 4))
+
+
+@network(SEQUENCES)
+def last_token():
+    """Gradients are zero but for one token: 4 tokens of 3 examples lie alike in both orders."""
+
+    def forward(net, x):
+        h = net.norm(torch.tanh(net.a(x)) + net.position(torch.arange(4)))
+        return net.head(net.b(h)[:, -1])
+
+    parts = {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "norm": nn.LayerNorm(4), "position": nn.Embedding(6, 4)}
+    return Net(forward, **parts, head=nn.Linear(4, 3))
+
+
 @network(VECTORS)
 def parameter_list():
     def forward(net, x):

@@ -399,6 +399,18 @@ def test_one_example_of_many_is_unlike_the_others(forward, where):
     assert_close(value, contracted(gradients, "trace", slice(20, 40), slice(40)))
 
 
+def test_another_factor_where_nobody_looked():
+    """A factor read off one pass isn't taken for that of another."""
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: net.head(F.linear(x, net.a.weight * (2.0 if rare(x).any() else 1.0)).tanh().mean(1)),
+        **{"a": nn.Linear(4, 4), "head": nn.Linear(4, 3)},
+    )
+    model, x = model.double().eval(), torch.randn(40, 4, 4, dtype=torch.float64).clamp(max=3)
+    x[23, 0, 0] = 5
+    assert_close(empirical_ntk(model, x), contracted(jacobians(model, x), "full"))
+
+
 # What can't be right must be refused ----------------------------------------------------------------------------------
 
 

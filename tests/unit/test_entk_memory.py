@@ -14,6 +14,7 @@ import pytest
 import torch
 from entk_networks import fresh
 from torch import nn
+from torch.nn import functional
 
 from twophase import allocator
 from twophase.allocator import freed_memory_kept
@@ -97,6 +98,19 @@ class Changing(nn.Module):
         return self.head(h) if len(x) < 4 else self.head(h) + self.head(0 * h)
 
 
+class Masked(nn.Module):
+    """A perceptron whose weights are masked."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.randn(out, into) for into, out in itertools.pairwise(sizes)])
+
+    def forward(self, x):
+        for weight in self.weights:
+            x = torch.tanh(functional.linear(x, weight * (weight.detach().abs() < 0.1)))
+        return x
+
+
 class Transformer(nn.Module):
     """Two layers on tokens."""
 
@@ -141,6 +155,7 @@ NETWORKS = {
     "long inputs": (perceptron, [1 << 16, 4], [1 << 16, 1], long_vectors),
     "changing": (Changing, [16], [8], vectors),
     "transformer": (Transformer, [64], [16], tokens),
+    "masked weights": (Masked, [256, 256, 256, 10], [256, 8, 8, 10], vectors),
 }
 
 
@@ -208,6 +223,7 @@ def processes():
         ("few positions", 24, (1.2, 2, 1e3)),
         ("perceptron", 20, (1, 1.2, 1e3)),
         ("transformer", 6, (1, 2, 1e3)),
+        ("masked weights", 20, (1, 2, 1e3)),
     ],
 )
 def test_memory_stays_within_the_budget(processes, name, examples, factors, kernel):

@@ -1,7 +1,8 @@
 """What a network does with its parameters, and whether its examples are independent, from passes of a few examples."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -9,8 +10,9 @@ from torch.autograd.graph import GradientEdge, Node
 
 from twophase.differentiation.checks import GRADIENT_TOLERANCE, check_decoupled, check_outputs, fixed_weights
 from twophase.differentiation.functional import FunctionalNetwork
+from twophase.entk.derived import can_be_pulled_back, find_derivations
 from twophase.entk.features import Features
-from twophase.entk.operations import ScaledSum, operation_of
+from twophase.entk.operations import OuterProduct, ScaledSum, operation_of
 from twophase.entk.rows import GraphChanged, Rows, agrees, possible_rows
 from twophase.entk.uses import Use, find_uses
 from twophase.errors import ModelError
@@ -29,6 +31,11 @@ class KnownUse:
         rows: Which rows of the operation's output are of which example.
         channels: Number C of channels of an outer product, else 0.
         features: Features of an outer product, else None.
+        scale: A number that the operation takes the parameter times.
+        derived: How many numbers the tensor has that the operation takes in the parameter's place; 0 if none.
+        derivations: The operations by which it was derived from the parameter, as `find_uses` takes them.
+        alone: The same use in passes of one example, where PyTorch takes another operation for these: attention's
+            projections, for one. None where it takes the same.
     """
 
     signature: tuple
@@ -36,6 +43,14 @@ class KnownUse:
     rows: Rows
     channels: int = 0
     features: Features | None = None
+    scale: float = 1.0
+    derived: int = 0
+    derivations: frozenset[tuple[str, tuple]] = frozenset()
+    alone: "KnownUse | None" = None
+
+    def among(self, examples: int) -> "KnownUse":
+        """The use in a pass of so many examples."""
+        return self.alone if examples == 1 and self.alone is not None else self
 
 
 @dataclass(frozen=True)
@@ -43,6 +58,7 @@ class Pass:
     """One forward pass and where it used the parameters."""
 
     outputs: Tensor
+    leaves: dict[str, Tensor]
     uses: dict[str, list[Use]]
 
     @classmethod
@@ -52,19 +68,33 @@ class Pass:
         with torch.enable_grad():
             outputs = network(leaves, network.ordered(inputs))
         check_outputs(outputs, len(inputs), network.dtype)
-        return cls(outputs, find_uses(outputs, leaves))
+        return cls(outputs, leaves, find_uses(outputs, leaves))
 
-    def gradients(self, edges: list[GradientEdge], cotangent: Tensor) -> dict[Node, Tensor | None]:
-        """Gradients of the outputs times a cotangent ``(n, K)`` with respect to operations' outputs."""
-        if not edges:
-            return {}
-        found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=True, allow_unused=True)
-        return {edge.node: gradient for edge, gradient in zip(edges, found, strict=True)}
+    def behind(self, derivations: frozenset[tuple[str, tuple]]) -> "Pass":
+        """The same pass, with the uses of derived tensors."""
+        return replace(self, uses=find_uses(self.outputs, self.leaves, derivations))
 
-    def edges(self) -> list[GradientEdge]:
+    @cached_property
+    def signatures(self) -> dict[str, list[tuple]]:
+        """Signatures of the uses of each parameter."""
+        return {name: [use.signature for use in uses] for name, uses in self.uses.items()}
+
+    @cached_property
+    def edges(self) -> dict[Node, GradientEdge]:
         """Outputs of all operations that take a parameter and have a rule."""
-        nodes = {use.node: use.edge for uses in self.uses.values() for use in uses if operation_of(use) is not None}
-        return list(nodes.values())
+        return {use.node: use.edge for uses in self.uses.values() for use in uses if operation_of(use) is not None}
+
+    def number(self, use: Use) -> int:
+        """Number of a use's operation among these; 0 without a rule."""
+        return list(self.edges).index(use.node) if use.node in self.edges else 0
+
+    def gradients(self, cotangent: Tensor) -> dict[Node, Tensor | None]:
+        """Gradients of the outputs times a cotangent ``(n, K)`` with respect to operations' outputs."""
+        if not self.edges:
+            return {}
+        edges = list(self.edges.values())
+        found = torch.autograd.grad(self.outputs, edges, cotangent, retain_graph=True, allow_unused=True)
+        return dict(zip(self.edges, found, strict=True))
 
 
 def inspect(network: FunctionalNetwork, inputs: Tensor) -> dict[str, list[KnownUse] | None]:
@@ -91,9 +121,9 @@ def inspect(network: FunctionalNetwork, inputs: Tensor) -> dict[str, list[KnownU
         except ModelError:
             found, still = {}, ambiguous
         known |= {name: None if name in still else found.get(name) for name in ambiguous}
-    unknown = {name: network.parameters[name] for name, uses in known.items() if uses is None}
-    if unknown:
-        check_decoupled(network.of_only(unknown), inputs, together=TOGETHER)
+    doubtful = [name for name, uses in known.items() if uses is None or any(u.derived or u.scale != 1 for u in uses)]
+    if doubtful:
+        check_decoupled(network.of_only(doubtful), inputs, together=TOGETHER)
     return known
 
 
@@ -105,42 +135,85 @@ def _moved(parameter: Tensor, generator: torch.Generator) -> Tensor:
 
 def _known_uses(network: FunctionalNetwork, sample: Tensor) -> tuple[dict[str, list[KnownUse] | None], set[str]]:
     """The uses of each parameter, and the names of those whose rows can't be told, as gradients are 0 there."""
-    joint, alone = Pass.of(network, sample), Pass.of(network, sample[:1])
-    _check_close(joint.outputs[:1], alone.outputs, "outputs")
-    weights = fixed_weights(joint.outputs)
-    edges = joint.edges()
-    masks = torch.eye(len(sample), dtype=weights.dtype, device=weights.device)
-    by_example = [joint.gradients(edges, weights * mask[:, None]) for mask in masks]
-    own = alone.gradients(alone.edges(), weights[:1])
-    known: dict[str, list[KnownUse] | None] = {}
-    ambiguous = set()
-    numbers = {edge.node: number for number, edge in enumerate(edges)}
-    for name, uses in joint.uses.items():
-        known[name] = []
-        if [u.signature for u in uses] != [u.signature for u in alone.uses[name]]:
-            known[name] = None
-            continue
-        for use, twin in zip(uses, alone.uses[name], strict=True):
-            gradients = [found.get(use.node) for found in by_example]
-            candidates = _candidates(use, twin, gradients)
-            if len(candidates) == 1:
-                alone_gradient = own.get(twin.node)
-                checked = _checked(use, twin, numbers[use.node], candidates[0], gradients, alone_gradient)
-            if len(candidates) != 1 or checked is None:
-                known[name] = None
-                ambiguous |= {name} if len(candidates) > 1 else set()
-                break
-            known[name].append(checked)
-    return known, ambiguous
+    comparison = _Comparison.of(network, sample)
+    known, ambiguous = {}, set()
+    # The rows of an outer product show in its features too; a bias has the rows of the product that it is added to.
+    products = {name for name, uses in comparison.joint.uses.items() if any(map(_is_product, uses))}
+    for name in sorted(comparison.joint.uses, key=lambda name: name not in products):
+        known[name], several = comparison.uses_of(name)
+        ambiguous |= {name} if several else set()
+    return {name: known[name] for name in comparison.joint.uses}, ambiguous
 
 
-def _candidates(use: Use, twin: Use, gradients: list[Tensor | None]) -> list[Rows]:
-    """Rows that fit the operation and contradict no gradient; ``twin`` is the same use for one example."""
+def _is_product(use: Use) -> bool:
+    return isinstance(operation_of(use), OuterProduct)
+
+
+@dataclass
+class _Comparison:
+    """Passes of several examples, of fewer and of the first alone, and gradients of each example's logits.
+
+    Attributes:
+        joint: Several together.
+        fewer: Fewer, which take the same operations.
+        alone: The first one.
+        derivations: Operations that derive tensors from parameters.
+        by_example: Gradients of each example's logits in the joint pass, by operation; None for zero.
+        own: Gradients of the first example's, alone.
+        rows: Rows of the operations that are known so far.
+    """
+
+    joint: Pass
+    fewer: Pass
+    alone: Pass
+    derivations: frozenset[tuple[str, tuple]]
+    by_example: list[dict[Node, Tensor | None]]
+    own: dict[Node, Tensor | None]
+    rows: dict[Node, Rows] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: FunctionalNetwork, sample: Tensor) -> "_Comparison":
+        """Pass a few examples; refuse networks whose outputs for the first differ."""
+        joint, alone = Pass.of(network, sample), Pass.of(network, sample[:1])
+        _check_close(joint.outputs[:1], alone.outputs, "outputs")
+        derivations = find_derivations(joint.outputs, joint.leaves, alone.outputs, alone.leaves)
+        joint, alone = joint.behind(derivations), alone.behind(derivations)
+        same = joint.signatures == alone.signatures
+        fewer = alone if same else Pass.of(network, sample[:2]).behind(derivations)
+        weights = fixed_weights(joint.outputs)
+        masks = torch.eye(len(sample), dtype=weights.dtype, device=weights.device)
+        by_example = [joint.gradients(weights * mask[:, None]) for mask in masks]
+        return cls(joint, fewer, alone, derivations, by_example, alone.gradients(weights[:1]))
+
+    def uses_of(self, name: str) -> tuple[list[KnownUse] | None, bool]:
+        """The uses of a parameter, None if one has no rule or rows; and whether there are several rows for one."""
+        uses, alone = self.joint.uses[name], self.alone.uses[name]
+        if self.joint.signatures[name] != self.fewer.signatures[name] or len(uses) != len(alone):
+            return None, False
+        derivations = frozenset(key for key in self.derivations if key[0] == name)
+        known = []
+        for use, smaller, single in zip(uses, self.fewer.uses[name], alone, strict=True):
+            gradients = [found.get(use.node) for found in self.by_example]
+            candidates = _candidates(use, smaller, gradients, len(self.fewer.outputs))
+            if use.node in self.rows:
+                candidates = [rows for rows in candidates if rows == self.rows[use.node]]
+            sight = _Sight(use, gradients, single, self.own.get(single.node), self.joint.number(use), derivations)
+            found = sight.known(candidates)
+            passable = use.derived is None or can_be_pulled_back(use.derived, self.joint.leaves[name])
+            if len(found) != 1 or found[0] is None or not passable:
+                return None, len(found) > 1
+            self.rows[use.node] = found[0].rows
+            known.append(found[0])
+        return known, False
+
+
+def _candidates(use: Use, smaller: Use, gradients: list[Tensor | None], fewer: int) -> list[Rows]:
+    """Rows that fit the operation and contradict no gradient; ``smaller`` is the same use for fewer examples."""
     operation = operation_of(use)
-    if operation is None or operation_of(twin) is None:
+    if operation is None or operation_of(smaller) is None:
         return []
-    sizes, sizes_alone = (tuple(u.node._input_metadata[0].shape) for u in (use, twin))
-    candidates = possible_rows(sizes, sizes_alone, len(gradients))
+    sizes, smaller_sizes = use.sizes, smaller.sizes
+    candidates = possible_rows(sizes, smaller_sizes, len(gradients), fewer)
     if isinstance(operation, ScaledSum):
         candidates = [rows for rows in candidates if operation.fits(rows, use.shape, sizes)]
     else:
@@ -148,28 +221,89 @@ def _candidates(use: Use, twin: Use, gradients: list[Tensor | None]) -> list[Row
     return [rows for rows in candidates if agrees(rows, gradients)]
 
 
-def _checked(
-    use: Use, twin: Use, number: int, rows: Rows, gradients: list[Tensor | None], gradient_alone: Tensor | None
-) -> KnownUse | None:
-    """A known use, after comparing features and gradients of the first example with those that it has alone."""
-    operation, examples = operation_of(use), len(gradients)
-    sizes = use.node._input_metadata[0].shape
-    if gradients[0] is not None and gradient_alone is not None:
-        first, single = rows.split(gradients[0], examples)[0], rows.split(gradient_alone, 1)[0]
-        moved = torch.linalg.vector_norm(first - single)
-        if not moved <= GRADIENT_TOLERANCE * torch.linalg.vector_norm(single):
-            raise ModelError(_coupled("gradients", moved, torch.linalg.vector_norm(single)))
-    if isinstance(operation, ScaledSum):
-        return KnownUse(use.signature, number, rows)
-    try:
-        features, values = operation.features(use.node, rows, examples)
-        features_alone, values_alone = operation_of(twin).features(twin.node, rows, 1)
-    except GraphChanged:
-        return None
-    if features != features_alone:
-        return None
-    _check_close(values[:1], values_alone, "intermediate results")
-    return KnownUse(use.signature, number, rows, sizes[operation.channel_axis], features)
+@dataclass(frozen=True)
+class _Sight:
+    """A use in a pass of several examples, and the same one where the first of them is alone.
+
+    Attributes:
+        use: Among several.
+        gradients: Of each example's logits with respect to the operation's output; None for zero.
+        single: Alone.
+        single_gradient: Of the first example's logits, alone.
+        number: Number of its operation among several.
+        derivations: Of the parameter.
+    """
+
+    use: Use
+    gradients: list[Tensor | None]
+    single: Use
+    single_gradient: Tensor | None
+    number: int
+    derivations: frozenset[tuple[str, tuple]]
+
+    def known(self, candidates: list[Rows]) -> list[KnownUse | None]:
+        """What the use is with each of the rows that give the first example what it has alone."""
+        found = []
+        for rows in candidates:
+            try:
+                found.append(self._checked(rows))
+            except ModelError:
+                if len(candidates) == 1:
+                    raise
+        return found
+
+    def _checked(self, rows: Rows) -> KnownUse | None:
+        """A known use, after comparing features and gradients of the first example with those that it has alone."""
+        operation, examples = operation_of(self.use), len(self.gradients)
+        same = self.use.signature == self.single.signature
+        own_rows = rows if same else _rows_of_one(self.single)
+        if own_rows is None:
+            return None
+        if self.gradients[0] is not None and self.single_gradient is not None:
+            first = _gradient(self.use, rows, self.gradients[0], examples, whole=same)
+            own = _gradient(self.single, own_rows, self.single_gradient, 1, whole=same)
+            moved = torch.linalg.vector_norm(first - own)
+            if not moved <= GRADIENT_TOLERANCE * torch.linalg.vector_norm(own):
+                raise ModelError(_coupled("gradients", moved, torch.linalg.vector_norm(own)))
+        derived = 0 if self.use.derived is None else math.prod(self.use.shape)
+        known, own = (
+            KnownUse(use.signature, self.number, where, 0, None, use.scale, derived, self.derivations)
+            for use, where in ((self.use, rows), (self.single, own_rows))
+        )
+        if isinstance(operation, OuterProduct):
+            try:
+                features, values = operation.features(self.use.node, rows, examples)
+                own_features, own_values = operation_of(self.single).features(self.single.node, own_rows, 1)
+            except GraphChanged:
+                return None
+            if features != own_features:
+                return None
+            _check_close(values[:1], own_values, "intermediate results")
+            channels = self.use.sizes[operation.channel_axis]
+            known, own = (replace(use, channels=channels, features=features) for use in (known, own))
+        return known if same else replace(known, alone=own)
+
+
+def _rows_of_one(use: Use) -> Rows | None:
+    """The rows of an operation on one example, all of them its own; None if it can't be that."""
+    operation, sizes = operation_of(use), use.sizes
+    everything = [Rows(axis, size, True) for axis, size in enumerate(sizes)]
+    if isinstance(operation, OuterProduct):
+        fitting = [rows for rows in everything if operation.fits(rows, len(sizes))]
+    else:
+        fitting = [rows for rows in everything if operation is not None and operation.fits(rows, use.shape, sizes)]
+    return fitting[0] if fitting else None
+
+
+def _gradient(use: Use, rows: Rows, gradient: Tensor, examples: int, *, whole: bool) -> Tensor:
+    """The first example's part of the gradient of an operation's output; else of what its rule makes of it."""
+    operation = operation_of(use)
+    if whole:
+        return rows.split(gradient, examples)[0]
+    if isinstance(operation, OuterProduct):
+        return operation.gradient(gradient, rows, examples)[0]
+    factor, scale = operation.factor(use.node), operation.scale(use.node)
+    return operation.jacobian(gradient, factor, scale, rows, examples, use.shape)[0]
 
 
 def _check_close(together: Tensor, alone: Tensor, what: str) -> None:

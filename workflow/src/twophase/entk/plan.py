@@ -20,6 +20,7 @@ BACKWARD_FACTOR = 6  # bytes alive in a backward pass, over those of the largest
 FLOOR = 4 << 20  # what libraries allocate for themselves
 WEIGHT_COPIES = 3  # the engine's own, one in another order, and gradients while the network is inspected
 SCATTERED = 2  # memory between tensors, while freed memory is kept: up to 2.4 times the tensors' own was measured
+DERIVED_COPIES = 4  # of a derived tensor's Jacobian, while it passes to the parameter
 JACOBIAN_COPIES = 4  # of the parameters without rules, while they are differentiated
 
 
@@ -121,6 +122,12 @@ class Plan:
             for use in uses
             if use.features and name not in self.costs
         )
+        staged += sum(
+            itemsize * self.logits * (DERIVED_COPIES * use.derived + 2 * network.parameters[name].numel())
+            for name, uses in self.known.items()
+            for use in uses
+            if use.derived
+        )
         unknown = sum(self.unknown.values()) * itemsize * JACOBIAN_COPIES * self.logits
         passes = 2 * footprint.activations + BACKWARD_FACTOR * footprint.largest * (self.logits if self.unknown else 1)
         return SCATTERED * (passes + 2 * gradients * itemsize) + staged + unknown
@@ -158,7 +165,7 @@ def make_plan(
     layers, costs, explicit = [], {}, {}
     taken: set[str] = set()
     for name, uses in known.items():
-        if not uses or len(uses) > 1 or uses[0].features is None:
+        if not uses or len(uses) > 1 or uses[0].features is None or uses[0].derived:
             continue
         shape = Shape(logits, uses[0].channels, uses[0].features, trace, network.dtype, network.device)
         cost = cheapest(shape, rates, sizes.examples, sizes.pairs)
@@ -192,7 +199,8 @@ def _bias_beside(weight: str, use: KnownUse, known: dict[str, list[KnownUse] | N
     for name, uses in known.items():
         if name != weight and uses and len(uses) == 1:
             same_node = uses[0].operation == use.operation
-            if same_node and uses[0].signature[1:3] == (slot, False):
+            as_taken = uses[0].scale == use.scale and not uses[0].derived
+            if same_node and as_taken and uses[0].signature[1:3] == (slot, False):
                 return name
     return None
 

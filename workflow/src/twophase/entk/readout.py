@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 from twophase.differentiation.checks import check_outputs, fixed_weights
 from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk.clock import Clock
+from twophase.entk.derived import pulled_back
 from twophase.entk.features import Features
 from twophase.entk.inspection import KnownUse
 from twophase.entk.operations import OuterProduct, operation_of
@@ -60,9 +62,11 @@ class Readout:
     unknown: dict[str, int]
     clock: Clock
     _explicit: list[tuple[str, int, slice]] = field(init=False)
+    _derivations: frozenset[tuple[str, tuple]] = field(init=False)
 
     def __post_init__(self):
-        """Find which parameters are held in explicit form, and where."""
+        """Find which parameters are held in explicit form, and where, and which are taken as derived tensors."""
+        self._derivations = frozenset().union(*(use.derivations for uses in self.known.values() for use in uses))
         self._explicit = [
             (name, index, columns)
             for index, layer in enumerate(self.layers)
@@ -97,14 +101,15 @@ class Readout:
         with self.clock("forward passes", inputs), torch.enable_grad():
             outputs = self.network(leaves, self.network.ordered(inputs))
         check_outputs(outputs, examples, self.network.dtype, self.cotangents.shape[1])
-        uses = find_uses(outputs, leaves)
-        self._check_unchanged(uses)
+        uses = find_uses(outputs, leaves, self._derivations)
+        known = {name: [use.among(examples) for use in uses] for name, uses in self.known.items()}
+        _check_unchanged(uses, known)
         nodes = {use.node: use.edge for name in self.known for use in uses[name]}
         if not nodes:
             return
-        self._check_rows(outputs, uses, nodes)
+        self._check_rows(outputs, uses, known, nodes)
         with self.clock("reading", inputs):
-            readers = self._readers(uses, held, rows)
+            readers = self._readers(uses, known, held, rows, leaves)
         self._read_gradients(outputs, nodes, readers)
         del outputs, uses, nodes, leaves  # activations that no reader holds
         for reader in readers:
@@ -112,18 +117,23 @@ class Readout:
                 reader.finish()
 
     def _readers(
-        self, uses: dict[str, list[Use]], held: list[Held], rows: slice
-    ) -> "list[_WeightReader | _ExplicitReader]":
+        self,
+        uses: dict[str, list[Use]],
+        known: dict[str, list[KnownUse]],
+        held: list[Held],
+        rows: slice,
+        leaves: dict[str, Tensor],
+    ) -> "list[_Reader]":
         weights = [
-            _WeightReader(uses[layer.parameters[0]][0], self.known[layer.parameters[0]][0], layer.term, block, rows)
+            _WeightReader(uses[layer.parameters[0]][0], known[layer.parameters[0]][0], layer.term, block, rows)
             for layer, block in zip(self.layers, held, strict=True)
             if not isinstance(layer.term, ExplicitTerm)
         ]
         explicit = [
-            _ExplicitReader(use, known, held[index].gradients[rows, :, columns])
+            _explicit_reader(use, known_use, held[index].gradients[rows, :, columns], leaves[name])
             for name, index, columns in self._explicit
-            if name in self.known
-            for use, known in zip(uses[name], self.known[name], strict=True)
+            if name in known
+            for use, known_use in zip(uses[name], known[name], strict=True)
         ]
         return weights + explicit
 
@@ -131,7 +141,7 @@ class Readout:
         self,
         outputs: Tensor,
         nodes: dict[Node, GradientEdge],
-        readers: "list[_WeightReader | _ExplicitReader]",
+        readers: "list[_Reader]",
     ) -> None:
         """One backward pass a logit, to the outputs of the operations that take parameters."""
         for logit, cotangent in enumerate(self.cotangents):
@@ -148,21 +158,24 @@ class Readout:
                 for reader in readers:
                     reader.collect(logit, gradients[reader.node])
 
-    def _check_unchanged(self, uses: dict[str, list[Use]]) -> None:
-        for name, known in self.known.items():
-            if [use.signature for use in uses[name]] != [use.signature for use in known]:
-                raise GraphChanged(name)
-
-    def _check_rows(self, outputs: Tensor, uses: dict[str, list[Use]], nodes: dict[Node, GradientEdge]) -> None:
+    def _check_rows(
+        self,
+        outputs: Tensor,
+        uses: dict[str, list[Use]],
+        known: dict[str, list[KnownUse]],
+        nodes: dict[Node, GradientEdge],
+    ) -> None:
         """Refuse rows that are not where they were: gradients of half of the examples are zero in the others' rows."""
+        if len(outputs) == 1:
+            return
         half = torch.frac((1 + torch.arange(len(outputs), device=outputs.device)) * GOLDEN_RATIO) < 0.5
         cotangent = fixed_weights(outputs.detach()) * half[:, None]
         with self.clock("backward passes", outputs):
             found = torch.autograd.grad(outputs, list(nodes.values()), cotangent, retain_graph=True, allow_unused=True)
         gradients = dict(zip(nodes, found, strict=True))
         with self.clock("reading", outputs):
-            for name, known in self.known.items():
-                for use, rows in zip(uses[name], (use.rows for use in known), strict=True):
+            for name, known_uses in known.items():
+                for use, rows in zip(uses[name], (use.rows for use in known_uses), strict=True):
                     gradient = gradients.pop(use.node, None)
                     if gradient is not None and rows.split(gradient, len(half))[~half].any():
                         raise GraphChanged(name)
@@ -177,11 +190,30 @@ class Readout:
                 held[index].gradients[rows, :, columns] = jacobian[:, :, offsets[name]]
 
 
+def _check_unchanged(uses: dict[str, list[Use]], known: dict[str, list[KnownUse]]) -> None:
+    for name, known_uses in known.items():
+        if [use.signature for use in uses[name]] != [use.signature for use in known_uses]:
+            raise GraphChanged(name)
+
+
+class _Reader(Protocol):
+    """Reads one use in one piece: collects the gradients of logit by logit, and finishes after all."""
+
+    parameter: str
+    node: Node
+
+    def collect(self, logit: int, gradient: Tensor | None) -> None:
+        """Take the gradient of one logit; None for zero."""
+
+    def finish(self) -> None:
+        """After all logits."""
+
+
 class _WeightReader:
     """Reads features and gradients of one outer product in one piece, for its term."""
 
     def __init__(self, use: Use, known: KnownUse, term: Term, held: Held, rows: slice):
-        self.parameter, self.node = use.parameter, use.node
+        self.parameter, self.node, self.scale = use.parameter, use.node, use.scale
         self.term, self.held, self.rows = term, held, rows
         self.features, self.rule, self.values = _outer_product(use, known, rows.stop - rows.start)
         self.known = known
@@ -193,6 +225,7 @@ class _WeightReader:
             parted = self.term.shape.empty(examples, self.features.positions, self.known.channels).zero_()
         else:
             parted = self.rule.gradient(gradient, self.known.rows, examples)
+            parted = parted if self.scale == 1 else parted * self.scale
         self.term.collect(self.held, self.rows, logit, parted)
 
     def finish(self) -> None:
@@ -204,7 +237,7 @@ class _ExplicitReader:
     """Adds what one use gives to a parameter's Jacobian, ``(n, q, p)``."""
 
     def __init__(self, use: Use, known: KnownUse, target: Tensor):
-        self.parameter, self.node = use.parameter, use.node
+        self.parameter, self.node, self.scale = use.parameter, use.node, use.scale
         self.known, self.target, self.shape = known, target, use.shape
         self.staged: Tensor | None = None
         self.rule = operation_of(use)
@@ -212,7 +245,7 @@ class _ExplicitReader:
             self.features, self.rule, self.values = _outer_product(use, known, len(target))
             self.staged = target.new_zeros(len(target), self.features.positions, target.shape[1], known.channels)
         else:
-            self.factor, self.scale = self.rule.factor(use.node), self.rule.scale(use.node)
+            self.factor, self.scale = self.rule.factor(use.node), use.scale * self.rule.scale(use.node)
 
     def collect(self, logit: int, gradient: Tensor | None) -> None:
         """Take the gradient of one logit."""
@@ -220,7 +253,8 @@ class _ExplicitReader:
             return
         examples, rows = len(self.target), self.known.rows
         if self.staged is not None:
-            self.staged[:, :, logit] = self.rule.gradient(gradient, rows, examples)
+            parted = self.rule.gradient(gradient, rows, examples)
+            self.staged[:, :, logit] = parted if self.scale == 1 else parted * self.scale
         else:
             value = self.rule.jacobian(gradient, self.factor, self.scale, rows, examples, self.shape)
             self.target[:, logit] += value
@@ -234,6 +268,33 @@ class _ExplicitReader:
         add_jacobian(product, self.staged, dense)
         product = product.unflatten(2, (self.known.channels, -1))
         self.target += self.rule.in_parameter_order(product, self.features, self.shape)
+
+
+class _DerivedReader:
+    """Reads a use of a tensor derived from a parameter, and passes its Jacobian on to the parameter's ``(n, q, p)``."""
+
+    def __init__(self, use: Use, known: KnownUse, target: Tensor, leaf: Tensor):
+        self.parameter, self.node, self.derived = use.parameter, use.node, use.derived
+        self.target, self.leaf = target, leaf
+        self.jacobian = target.new_zeros(*target.shape[:2], known.derived)
+        self.reader = _ExplicitReader(use, known, self.jacobian)
+
+    def collect(self, logit: int, gradient: Tensor | None) -> None:
+        """Take the gradient of one logit; None for zero."""
+        self.reader.collect(logit, gradient)
+
+    def finish(self) -> None:
+        """After all logits."""
+        self.reader.finish()
+        shape = self.derived.node._input_metadata[self.derived.output_nr].shape
+        jacobian = self.jacobian.view(*self.target.shape[:2], *shape)
+        self.target += pulled_back(self.derived, self.leaf, jacobian).reshape(self.target.shape)
+
+
+def _explicit_reader(use: Use, known: KnownUse, target: Tensor, leaf: Tensor) -> _Reader:
+    if use.derived is None:
+        return _ExplicitReader(use, known, target)
+    return _DerivedReader(use, known, target, leaf)
 
 
 def _outer_product(use: Use, known: KnownUse, examples: int) -> tuple[Features, OuterProduct, Tensor]:

@@ -44,23 +44,24 @@ class Rows:
         return parted.movedim(order, (0, 1))
 
 
-def possible_rows(joint: tuple[int, ...], alone: tuple[int, ...], examples: int) -> list[Rows]:
+def possible_rows(joint: tuple[int, ...], smaller: tuple[int, ...], examples: int, fewer: int = 1) -> list[Rows]:
     """Return the ways in which a tensor of several examples can hold their rows.
 
     Args:
         joint: Its shape for several examples.
-        alone: Its shape for one.
+        smaller: Its shape for fewer.
         examples: How many, at least 2.
+        fewer: How many fewer are.
 
     Returns:
         One or two candidates; none if no single axis grows with the number of examples.
     """
-    if len(joint) != len(alone):
+    if len(joint) != len(smaller):
         return []
-    grown = [axis for axis, (many, one) in enumerate(zip(joint, alone, strict=True)) if many != one]
-    if len(grown) != 1 or joint[grown[0]] != examples * alone[grown[0]]:
+    grown = [axis for axis, (many, few) in enumerate(zip(joint, smaller, strict=True)) if many != few]
+    if len(grown) != 1 or joint[grown[0]] * fewer != examples * smaller[grown[0]]:
         return []
-    axis, per_example = grown[0], alone[grown[0]]
+    axis, per_example = grown[0], joint[grown[0]] // examples
     return [Rows(axis, per_example, order) for order in ((True,) if per_example == 1 else (True, False))]
 
 

@@ -1,8 +1,13 @@
-"""Where a network uses its parameters, read off autograd's graph: every use is found, wherever it is written."""
+"""Where a network uses its parameters, read off autograd's graph: every use is found, wherever it is written.
+
+Between a parameter and the operation that takes it, views, transposition and factors are looked through. What else is
+made of parameters alone, such as a weight that is normalised or masked, or position embeddings, is **derived**: the
+operation takes the derived tensor z, and the parameter's Jacobian is that of z times dz/dp.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
@@ -13,14 +18,18 @@ VIEWS = {"ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "SqueezeB
 
 @dataclass(frozen=True)
 class Use:
-    """One operation that takes one trainable parameter.
+    """One operation that takes one trainable parameter, or a tensor derived from it.
 
     Attributes:
         parameter: The parameter's name.
         node: The operation's node in the graph.
         slot: Which of the operation's arguments the parameter is.
         transposed: Whether the operation takes the transpose of the parameter, a matrix.
-        shape: Shape of the parameter, or of the view of all its elements in their order that the operation takes.
+        shape: Shape of the parameter or derived tensor, or of the view of all its elements in their order that the
+            operation takes.
+        scale: A number that the operation takes it times.
+        derived: The derived tensor, as autograd names it; None for the parameter itself.
+        path: Operations by which it was derived, and this one: name, slot and shape of the result.
     """
 
     parameter: str
@@ -28,6 +37,9 @@ class Use:
     slot: int
     transposed: bool
     shape: tuple[int, ...]
+    scale: float = 1.0
+    derived: GradientEdge | None = None
+    path: tuple = ()
 
     @property
     def edge(self) -> GradientEdge:
@@ -35,9 +47,14 @@ class Use:
         return GradientEdge(self.node, 0)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Shape of the operation's output."""
+        return tuple(self.node._input_metadata[0].shape)
+
+    @property
     def signature(self) -> tuple:
         """What is the same in every forward pass of one network."""
-        return self.node.name(), self.slot, self.transposed, self.shape
+        return self.node.name(), self.slot, self.transposed, self.shape, self.scale, self.path[:-1]
 
 
 def nodes(outputs: Tensor) -> list[Node]:
@@ -57,41 +74,100 @@ def operations(outputs: Tensor) -> set[str]:
     return {node.name() for node in nodes(outputs)}
 
 
-def find_uses(outputs: Tensor, leaves: dict[str, Tensor]) -> dict[str, list[Use]]:
+def find_uses(
+    outputs: Tensor, leaves: dict[str, Tensor], derivations: Collection[tuple[str, tuple]] = ()
+) -> dict[str, list[Use]]:
     """Find every operation between the parameters and the outputs that takes a parameter.
 
     Args:
         outputs: Result of a forward pass.
         leaves: Parameters by name, leaves of its graph.
+        derivations: Operations on parameters alone, by the parameter's name and `Use.path`; what takes their results is
+            found in their place.
 
     Returns:
         The uses of each parameter, in an order that depends on nothing but the graph's shape; empty if unused.
     """
     names = {id(leaf): name for name, leaf in leaves.items()}
-    consumers: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
+    consumers: dict[Node, list[tuple[Node, int, int]]] = defaultdict(list)
     holders: dict[str, Node] = {}
     for node in nodes(outputs):
         if id(getattr(node, "variable", None)) in names:
             holders[names[id(node.variable)]] = node
-        for slot, (source, _) in enumerate(node.next_functions):
-            consumers[source].append((node, slot))
+        for slot, (source, number) in enumerate(node.next_functions):
+            consumers[source].append((node, slot, number))
     uses: dict[str, list[Use]] = {name: [] for name in leaves}
     for name, holder in holders.items():
         shape = tuple(leaves[name].shape)
-        uses[name] = list(_behind(holder, name, shape, consumers))
+        uses[name] = list(_Search(name, consumers, derivations).behind(GradientEdge(holder, 0), shape))
         if not consumers[holder]:  # the network returns the parameter itself
             uses[name].append(Use(name, holder, 0, False, shape))
     return uses
 
 
-def _behind(
-    source: Node, name: str, shape: tuple[int, ...], consumers: dict[Node, list[tuple[Node, int]]]
-) -> Iterator[Use]:
-    """Uses of a parameter, or of a view of it, by the operations that take it."""
-    for node, slot in consumers[source]:
-        if node.name() in VIEWS:
-            yield from _behind(node, name, tuple(node._input_metadata[0].shape), consumers)
-        elif node.name() == "TBackward0":
-            yield from (Use(name, user, at, True, shape) for user, at in consumers[node])
-        else:
-            yield Use(name, node, slot, False, shape)
+@dataclass
+class _Search:
+    """The way from one parameter to the operations that take it."""
+
+    name: str
+    consumers: dict[Node, list[tuple[Node, int, int]]]
+    derivations: Collection[tuple[str, tuple]]
+    passed: set[Node] = field(default_factory=set)
+
+    def behind(
+        self,
+        source: GradientEdge,
+        shape: tuple[int, ...],
+        transposed: bool = False,
+        scale: float = 1.0,
+        derived: GradientEdge | None = None,
+        path: tuple = (),
+    ) -> Iterator[Use]:
+        """Uses of a tensor: the parameter, one derived from it, a view or multiple of these."""
+        for node, slot, number in self.consumers[source.node]:
+            if number != source.output_nr:
+                continue
+            sizes, edge = tuple(node._input_metadata[0].shape), GradientEdge(node, 0)
+            here = (*path, (node.name(), slot, sizes))
+            if not self.consumers[node]:  # the network returns it
+                yield Use(self.name, node, slot, transposed, shape, scale, derived, here)
+            elif node.name() in VIEWS and not transposed:
+                yield from self.behind(edge, sizes, transposed, scale, derived, path)
+            elif _transposes(node):
+                yield from self.behind(edge, shape, not transposed, scale, derived, path)
+            elif (factor := _factor(node, slot)) is not None:
+                yield from self.behind(edge, shape, transposed, scale * factor, derived, path)
+            elif (self.name, here) not in self.derivations:
+                yield Use(self.name, node, slot, transposed, shape, scale, derived, here)
+            elif node not in self.passed:  # all ways to a derived tensor are one, as its derivative counts them
+                self.passed.add(node)
+                for number, metadata in enumerate(node._input_metadata):
+                    result = GradientEdge(node, number)
+                    yield from self.behind(result, tuple(metadata.shape), derived=result, path=(*here, number))
+
+
+def _transposes(node: Node) -> bool:
+    """Whether an operation transposes a matrix."""
+    match node.name():
+        case "TBackward0":
+            return True
+        case "PermuteBackward0":
+            return [axis % 2 for axis in node._saved_dims] == [1, 0]
+        case "TransposeBackward0":
+            matrix = len(node._input_metadata[0].shape) == 2
+            return matrix and (node._saved_dim0 - node._saved_dim1) % 2 == 1
+    return False
+
+
+def _factor(node: Node, slot: int) -> float | None:
+    """The number that an operation multiplies its argument by, if that is what it does."""
+    if node.name() == "NegBackward0":
+        return -1.0
+    if node.name() not in ("MulBackward0", "DivBackward0") or (node.name() == "DivBackward0" and slot != 0):
+        return None
+    if any(source is not None for at, (source, _) in enumerate(node.next_functions) if at != slot):
+        return None
+    other = node._saved_other if slot == 0 else node._saved_self
+    if other is None or other.ndim > 0 or other.is_complex():
+        return None
+    return float(other) if node.name() == "MulBackward0" else 1 / float(other)

@@ -1,0 +1,202 @@
+"""Tensors derived from parameters: which they are, how Jacobians pass through them, and that rules reach behind."""
+
+import pytest
+import torch
+from entk_networks import Net, fresh
+from torch import nn
+from torch.nn import functional as F
+
+from twophase.differentiation.functional import FunctionalNetwork
+from twophase.entk import derived, empirical_ntk, kernel_costs, layer_kernels
+from twophase.entk.derived import can_be_pulled_back, find_derivations, pulled_back
+from twophase.entk.inspection import inspect
+from twophase.entk.uses import find_uses
+from twophase.errors import ModelError
+
+F64 = torch.float64
+
+
+def leaf(*shape):
+    return torch.randn(shape, dtype=F64).requires_grad_()
+
+
+def uses_behind(function, leaves, examples=3):
+    """Uses of parameters in a function of them and of inputs ``(n, 4)``, with derived tensors looked through."""
+    outputs = function(leaves, torch.randn(examples, 4, dtype=F64))
+    alone = function(leaves, torch.randn(1, 4, dtype=F64))
+    derivations = find_derivations(outputs, leaves, alone, leaves)
+    return find_uses(outputs, leaves, derivations), derivations
+
+
+# Networks of which the plain engine has nothing to do.
+WITH_RULES = [
+    "attention_batch_first",
+    "attention_batch_second",
+    "cross_attention",
+    "derived_in_two_ways",
+    "embedded_positions",
+    "last_token",
+    "lstm",
+    "masked_weights",
+    "scaled_lookup",
+    "scaled_weights",
+    "split_weights",
+    "token_transformer",
+    "transformer_norm_first",
+    "transformer_norm_last",
+    "transformer_tokens_first",
+    "vision_transformer",
+    "weight_norm",
+]
+
+
+@pytest.mark.parametrize("name", WITH_RULES)
+def test_no_parameter_is_left_to_the_plain_engine(name):
+    """Whether an example is alone or not: PyTorch takes other operations for one."""
+    model, x = fresh(name)
+    assert None not in inspect(FunctionalNetwork.of(model), x).values()
+    for examples in (1, 2, 5):
+        assert "without a rule" not in kernel_costs(model, x[:examples]).passes
+
+
+NUMBER = torch.tensor(0.5, dtype=F64)
+SCALED = {
+    "times": (lambda w, x: x @ (w * 3), 3, False),
+    "from the left": (lambda w, x: x @ (3 * w), 3, False),
+    "times a tensor": (lambda w, x: x @ (NUMBER * w), 0.5, False),
+    "over": (lambda w, x: x @ (w / 4), 0.25, False),
+    "negative": (lambda w, x: x @ -w, -1, False),
+    "twice": (lambda w, x: x @ (2 * -(w / 8)), -0.25, False),
+    "before it is transposed": (lambda w, x: F.linear(x, w * 3), 3, True),
+    "after it is transposed": (lambda w, x: x @ (w.t() * 3), 3, True),
+    "transposed by axes": (lambda w, x: x @ w.T, 1, True),
+    "transposed by negative axes": (lambda w, x: x @ w.transpose(-1, -2), 1, True),
+    "transposed and back": (lambda w, x: x @ (2 * w.mT).T, 2, False),
+    "of a view": (lambda w, x: x @ (w.view(1, 4, 4) * 2).squeeze(0), 2, False),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_numbers_and_transposition_are_looked_through(name):
+    function, scale, transposed = SCALED[name]
+    leaves = {"w": leaf(4, 4)}
+    (use,) = find_uses(function(leaves["w"], torch.randn(3, 4, dtype=F64)), leaves)["w"]
+    assert (use.node.name(), use.slot, use.transposed, use.scale) == ("MmBackward0", 1, transposed, scale)
+    assert use.derived is None
+
+
+NOT_SCALED = {
+    "by elements": lambda p, x: x @ (p["w"] * torch.arange(4.0, dtype=F64)),
+    "by another parameter": lambda p, x: x @ (p["w"] * p["s"]),
+    "under a number": lambda p, x: x @ (2 / p["w"]),
+    "axes of an array": lambda p, x: (x @ p["a"].permute(0, 2, 1)).sum(0),
+}
+
+
+@pytest.mark.parametrize("name", NOT_SCALED)
+def test_other_operations_derive(name):
+    leaves = {"w": leaf(4, 4), "s": leaf(), "a": leaf(2, 4, 4)}
+    uses, derivations = uses_behind(NOT_SCALED[name], leaves)
+    found = [use for of_one in uses.values() for use in of_one]
+    assert found
+    assert derivations
+    assert all(use.derived is not None for use in found)
+
+
+def test_uses_behind_derived_tensors():
+    def function(p, x):
+        h = x @ p["w"].sin() + (x @ p["w"])
+        return h * (p["b"].exp() * p["b"].cos()) + p["b"].tanh().sum()
+
+    leaves = {"w": leaf(4, 4), "b": leaf(4)}
+    uses, derivations = uses_behind(function, leaves)
+    assert sorted((use.node.name(), use.derived is not None) for use in uses["w"]) == [
+        ("MmBackward0", False),
+        ("MmBackward0", True),
+    ]
+    # The product of both ways is one tensor, the sum another.
+    assert sorted((use.node.name(), use.derived.node.name()) for use in uses["b"]) == [
+        ("AddBackward0", "SumBackward0"),
+        ("MulBackward0", "MulBackward0"),
+    ]
+    assert {name for name, _ in derivations} == {"w", "b"}
+    again = find_uses(function(leaves, torch.randn(7, 4, dtype=F64)), leaves, derivations)
+    assert {n: [u.signature for u in found] for n, found in again.items()} == {
+        n: [u.signature for u in found] for n, found in uses.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("shape", "function"),
+    [
+        ((4, 3), lambda p: p / p.norm(dim=1, keepdim=True)),
+        ((4, 3), lambda p: F.embedding(torch.tensor([1, 1, 0]), p)),
+        ((4, 3), lambda p: (p * p).sum()),
+        ((), lambda p: p.exp()),
+        ((6, 2), lambda p: p.chunk(3)[1]),
+        ((3, 3), lambda p: p.triu() + p.triu(1).T),
+    ],
+)
+def test_jacobians_pass_to_the_parameter(shape, function):
+    torch.manual_seed(0)
+    p = leaf(*shape)
+    tensor = function(p)
+    edge = torch.autograd.graph.get_gradient_edge(tensor)
+    assert can_be_pulled_back(edge, p)
+    jacobian = torch.randn(2, 5, *tensor.shape, dtype=F64)
+    found = pulled_back(edge, p, jacobian)
+    matrix = torch.autograd.functional.jacobian(function, p.detach()).reshape(tensor.numel(), p.numel())
+    expected = (jacobian.reshape(10, -1) @ matrix).view(2, 5, *shape)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+class Doubled(torch.autograd.Function):
+    """An operation whose gradient PyTorch can't take for several cotangents together."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (2 if gradient.sum().item() == gradient.sum().item() else 0)
+
+
+def test_what_does_not_pass_is_left_to_the_plain_engine():
+    p = leaf(4, 3)
+    assert not can_be_pulled_back(torch.autograd.graph.get_gradient_edge(Doubled.apply(p)), p)
+    torch.manual_seed(0)
+    model = Net(
+        lambda net, x: (x @ Doubled.apply(net.w)).tanh() @ net.u, w=nn.Parameter(p.data), u=nn.Parameter(leaf(3, 2))
+    )
+    known = inspect(FunctionalNetwork.of(model.eval()), torch.randn(5, 4, dtype=F64))
+    assert known["w"] is None
+    assert known["u"] is not None
+
+
+def test_wrong_derivatives_of_several_cotangents_are_noticed(monkeypatch):
+    """PyTorch differentiates several together by rules of their own."""
+    p = leaf(4, 3)
+    monkeypatch.setattr(derived, "pulled_back", lambda *args: 1.001 * pulled_back(*args))
+    assert not can_be_pulled_back(torch.autograd.graph.get_gradient_edge(p.exp()), p)
+
+
+# Only tensors of parameters alone may pass: examples that have a part in them depend on each other.
+COUPLED = {
+    "a number of one example": lambda net, x: F.linear(x, net.a.weight * x[0, 0]),
+    "a number of all examples": lambda net, x: F.linear(x, net.a.weight / x.abs().mean()),
+    "how many examples": lambda net, x: F.linear(x, net.a.weight / len(x)),
+    "elements of one example": lambda net, x: F.linear(x, net.a.weight * x[0]),
+    "elements of all examples": lambda net, x: F.linear(x, net.a.weight + x.mean(0)),
+    "the last example": lambda net, x: F.linear(x, net.a.weight + x[-1]),
+    "a product over examples": lambda net, x: x @ (net.a.weight + x.T @ x),
+}
+
+
+@pytest.mark.parametrize("function", [empirical_ntk, layer_kernels])
+@pytest.mark.parametrize("case", COUPLED)
+def test_refuses_examples_in_derived_tensors(case, function):
+    torch.manual_seed(0)
+    model = Net(COUPLED[case], a=nn.Linear(4, 4)).double().eval()
+    with pytest.raises(ModelError, match="depends on the others"):
+        function(model, torch.randn(6, 4, dtype=F64))
