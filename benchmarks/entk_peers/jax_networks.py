@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, nn
 
-EPSILON = 1e-5  # of torch.nn.BatchNorm2d
+EPSILON = 1e-5  # of torch.nn.BatchNorm2d and LayerNorm
 Parameters = dict[str, Array]
 VGG16_STAGES = (2, 2, 3, 3, 3)  # convolutions
 RESNET20_BLOCKS = 9
+TRANSFORMER_BLOCKS, HEADS, PATCH = 4, 4, 4
 
 
 def convert(state: dict[str, np.ndarray]) -> tuple[Parameters, dict[str, np.ndarray]]:
@@ -22,14 +23,14 @@ def convert(state: dict[str, np.ndarray]) -> tuple[Parameters, dict[str, np.ndar
         if "running" in name:
             statistics[name] = value
         elif "num_batches" not in name:
-            axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[value.ndim]
+            axes = {4: (2, 3, 1, 0), 3: (0, 1, 2), 2: (1, 0), 1: (0,)}[value.ndim]
             parameters[name] = jnp.asarray(value.transpose(axes))
     return parameters, statistics
 
 
 def network(name: str, statistics: dict[str, np.ndarray]) -> Callable[[Parameters, Array], Array]:
     """Return a network in evaluation mode, as a function of parameters and images ``(n, height, width, channels)``."""
-    forward = {"vgg16": _vgg16, "resnet20": _resnet20, "mlp": _mlp}[name]
+    forward = {"vgg16": _vgg16, "resnet20": _resnet20, "mlp": _mlp, "transformer": _transformer}[name]
     return lambda parameters, images: forward(parameters, statistics, images)
 
 
@@ -65,6 +66,32 @@ def _mlp(parameters: Parameters, statistics: dict[str, np.ndarray], images: Arra
     for layer in (1, 4, 7):
         hidden = nn.relu(_connect(parameters, f"{layer}", hidden))
     return _connect(parameters, "10", hidden)
+
+
+def _transformer(parameters: Parameters, statistics: dict[str, np.ndarray], images: Array) -> Array:
+    kernel, dimensions = parameters["patches.weight"], ("NHWC", "HWIO", "NHWC")
+    patches = lax.conv_general_dilated(images, kernel, (PATCH, PATCH), "VALID", dimension_numbers=dimensions)
+    patches = (patches + parameters["patches.bias"]).reshape(len(images), -1, kernel.shape[-1])
+    token = jnp.broadcast_to(parameters["token"], (len(images), 1, kernel.shape[-1]))
+    tokens = jnp.concatenate([token, patches], axis=1) + parameters["positions"]
+    for block in range(TRANSFORMER_BLOCKS):
+        name = f"blocks.{block}"
+        normalised = _standardise(parameters, f"{name}.norm1", tokens)
+        qkv = _connect(parameters, f"{name}.qkv", normalised).reshape(*tokens.shape[:2], 3, HEADS, -1)
+        queries, keys, values = jnp.moveaxis(qkv, 2, 0)  # (n, T, heads, d)
+        weights = jnp.einsum("nshd,nthd->nhst", queries, keys) / values.shape[-1] ** 0.5
+        attention = jnp.einsum("nhst,nthd->nshd", nn.softmax(weights), values).reshape(tokens.shape)
+        tokens = tokens + _connect(parameters, f"{name}.out", attention)
+        hidden = _connect(parameters, f"{name}.up", _standardise(parameters, f"{name}.norm2", tokens))
+        tokens = tokens + _connect(parameters, f"{name}.down", nn.gelu(hidden, approximate=False))
+    return _connect(parameters, "output", _standardise(parameters, "norm", tokens[:, 0]))
+
+
+def _standardise(parameters: Parameters, name: str, tokens: Array) -> Array:
+    """Layer normalisation."""
+    centred = tokens - tokens.mean(-1, keepdims=True)
+    standard = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + EPSILON)
+    return standard * parameters[f"{name}.weight"] + parameters[f"{name}.bias"]
 
 
 def _convolve(parameters: Parameters, name: str, maps: Array, stride: int = 1) -> Array:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Layer:
-    """Shape of a convolution; a linear layer is one on a single pixel.
+    """Shape of a convolution; a linear layer is one on single pixels, one for each token.
 
     Attributes:
         positions: Pixels S of its output.
@@ -41,7 +41,8 @@ def layer_shapes(model: nn.Module, example: Tensor) -> list[Layer]:
 
     def note(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
         taps = module.weight[0, 0].numel()
-        pixels = [maps[0, 0].numel() for maps in (output, arguments[0])]
+        axis = -1 if isinstance(module, nn.Linear) else 1
+        pixels = [maps[0].numel() // maps.shape[axis] for maps in (output, arguments[0])]
         layers.append(Layer(*pixels, module.weight.shape[1], module.weight.shape[0], taps))
 
     modules = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
@@ -57,7 +58,8 @@ def smallest_operations(layers: list[Layer], *, kernel: str, examples: int, clas
     """Count the operations of the cheapest exact way known, layer by layer.
 
     One forward pass, a backward pass to the activations for each logit, and then for each layer the cheapest of three
-    products over the pairs of examples. Normalisation, biases and element-wise operations are not counted.
+    products over the pairs of examples. Normalisation, attention between tokens, biases and element-wise operations are
+    not counted.
 
     Args:
         layers: The network's layers, the first one first.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from entk_peers.serving import CHECKED_LOGITS
+from entk_peers.transformer import VisionTransformer
 from twophase.models import build_model
 
 CLASSES = 10
@@ -39,6 +40,7 @@ WORKLOADS = (
     Workload("resnet20", 64),
     Workload("resnet20", 256),
     Workload("mlp", 500),
+    Workload("transformer", 64),
 )
 SCALING = tuple(Workload("resnet20", examples) for examples in (16, 32, 64, 128, 256))
 
@@ -50,7 +52,10 @@ def build_network(name: str) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = build_model(NETWORKS[name], image_shape=IMAGE_SHAPE, classes=CLASSES)
+        if name == "transformer":
+            model = VisionTransformer(IMAGE_SHAPE, CLASSES)
+        else:
+            model = build_model(NETWORKS[name], image_shape=IMAGE_SHAPE, classes=CLASSES)
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))

@@ -89,6 +89,9 @@ NOT_SCALED = {
     "by elements": lambda p, x: x @ (p["w"] * torch.arange(4.0, dtype=F64)),
     "by another parameter": lambda p, x: x @ (p["w"] * p["s"]),
     "under a number": lambda p, x: x @ (2 / p["w"]),
+    "under a tensor": lambda p, x: x @ (NUMBER / p["w"]),
+    "axes in their order": lambda p, x: x @ p["w"].permute(0, 1),
+    "one axis": lambda p, x: x @ p["w"].transpose(1, 1),
     "axes of an array": lambda p, x: (x @ p["a"].permute(0, 2, 1)).sum(0),
 }
 
