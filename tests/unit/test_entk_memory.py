@@ -22,7 +22,7 @@ from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk import empirical_ntk, engine, kernel_costs, layer_kernels, memory
 from twophase.entk.features import ConvolutionFeatures
 from twophase.entk.inspection import inspect
-from twophase.entk.memory import measure_footprint
+from twophase.entk.memory import measure_footprint, measure_growth
 from twophase.entk.plan import Blocks, ResultMemory, Sizes, cut, make_plan
 from twophase.entk.rates import Rates
 from twophase.entk.readout import Readout
@@ -98,17 +98,26 @@ class Changing(nn.Module):
         return self.head(h) if len(x) < 4 else self.head(h) + self.head(0 * h)
 
 
-class Masked(nn.Module):
-    """A perceptron whose weights are masked."""
+class Taken(nn.Module):
+    """A perceptron whose weights are taken times something: numbers or masks."""
 
-    def __init__(self, *sizes):
+    def __init__(self, change, *sizes):
         super().__init__()
+        self.change = change
         self.weights = nn.ParameterList([torch.randn(out, into) for into, out in itertools.pairwise(sizes)])
 
     def forward(self, x):
         for weight in self.weights:
-            x = torch.tanh(functional.linear(x, weight * (weight.detach().abs() < 0.1)))
+            x = torch.tanh(functional.linear(x, self.change(weight)))
         return x
+
+
+def scaled(*sizes):
+    return Taken(lambda weight: weight / weight.shape[1] ** 0.5, *sizes)
+
+
+def masked(*sizes):
+    return Taken(lambda weight: weight * (weight.detach().abs() < 0.1), *sizes)
 
 
 class Transformer(nn.Module):
@@ -155,7 +164,8 @@ NETWORKS = {
     "long inputs": (perceptron, [1 << 16, 4], [1 << 16, 1], long_vectors),
     "changing": (Changing, [16], [8], vectors),
     "transformer": (Transformer, [64], [16], tokens),
-    "masked weights": (Masked, [256, 256, 256, 10], [256, 8, 8, 10], vectors),
+    "scaled weights": (scaled, [256, 1024, 1024, 10], [256, 8, 8, 10], vectors),
+    "masked weights": (masked, [256, 256, 256, 10], [256, 8, 8, 10], vectors),
 }
 
 
@@ -233,6 +243,29 @@ def test_memory_stays_within_the_budget(processes, name, examples, factors, kern
         assert difference <= 1e-6
     assert rows[0][2] < rows[-1][2] == examples
     assert rows[0][1] < 0.7 * rows[-1][1]
+
+
+@pytest.mark.parametrize("kernel", ["full", "trace"])
+def test_weights_times_numbers_stay_within_the_budget(processes, kernel):
+    rows = processes.apply(peaks, ("scaled weights", 60, (1, 1.1, 1e3)), {"kernel": kernel})
+    for budget, growth, _, difference in rows:
+        assert growth <= budget
+        assert difference <= 1e-6
+    assert 1 == rows[0][2] < rows[1][2]
+
+
+def test_what_examples_share_is_counted_once():
+    x = vectors(1)
+    network = FunctionalNetwork.of(scaled(256, 32, 10))
+    weights = 4 * 10 * 32  # of the second layer: no gradient passes through the first
+    one, each = measure_footprint(network, x), measure_growth(network, x)
+    # Each example's input, outputs of both layers, and what the forward pass returns.
+    assert (each.activations, each.largest, each.shared) == (4 * (256 + 32 + 10 + 10), 4 * 256, weights)
+    assert (one.activations, one.largest, one.shared) == (each.activations + weights, weights, 0)
+    plain = FunctionalNetwork.of(perceptron(256, 32, 10))
+    assert measure_growth(plain, x) == measure_footprint(plain, x)
+    attention = FunctionalNetwork.of(Transformer(16).eval())  # takes other operations for one example
+    assert measure_growth(attention, tokens(1)) == measure_footprint(attention, tokens(1))
 
 
 @pytest.mark.parametrize("kernel", ["full", "trace"])

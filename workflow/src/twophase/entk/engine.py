@@ -20,7 +20,7 @@ from twophase.differentiation.functional import FunctionalNetwork, plain_values
 from twophase.entk.arguments import check_arguments
 from twophase.entk.clock import Clock
 from twophase.entk.inspection import KnownUse, inspect
-from twophase.entk.memory import Footprint, default_budget, measure_footprint
+from twophase.entk.memory import default_budget, measure_footprint, measure_growth
 from twophase.entk.plan import Blocks, Plan, ResultMemory, Sizes, cut, make_plan, owner
 from twophase.entk.precision import exact_float32, tf32_products
 from twophase.entk.rates import Rates
@@ -81,9 +81,8 @@ def compute(
         cotangents = _cotangents(kernel, count_classes(network, inputs[:1]), network)
         sizes = Sizes(len(inputs), None if columns is None else len(columns))
         network, known = _inspected(network, inputs)
-        footprint = measure_footprint(network, inputs[:1])
         for uses in (known, dict.fromkeys(known)):
-            work = _Work(network, uses, cotangents, kernel == "trace", sizes, footprint, options, by_layer)
+            work = _Work(network, uses, cotangents, kernel == "trace", sizes, inputs[:1], options, by_layer)
             with suppress(GraphChanged):
                 return work.run(inputs, columns, make_result), work.plan
         raise AssertionError("without rules no graph can change")
@@ -155,16 +154,19 @@ class _Work:
         cotangents: Tensor,
         trace: bool,
         sizes: Sizes,
-        footprint: Footprint,
+        example: Tensor,
         options: Options,
         by_layer: bool,
     ):
         self.network, self.cotangents, self.trace = network, cotangents, trace
-        self.sizes, self.footprint, self.options, self.by_layer = sizes, footprint, options, by_layer
+        self.sizes, self.options, self.by_layer = sizes, options, by_layer
         rates = options.rates or Rates.of_machine(network.device, network.dtype)
         self.plan = make_plan(
             network, known, logits=len(cotangents), trace=trace, sizes=sizes, by_layer=by_layer, rates=rates
         )
+        # The plain engine differentiates shared tensors for each example.
+        measure = measure_footprint if self.plan.unknown else measure_growth
+        self.footprint = measure(network, example)
         self.done = 0
 
     def run(

@@ -84,9 +84,10 @@ class Pass:
         """Outputs of all operations that take a parameter and have a rule."""
         return {use.node: use.edge for uses in self.uses.values() for use in uses if operation_of(use) is not None}
 
-    def number(self, use: Use) -> int:
-        """Number of a use's operation among these; 0 without a rule."""
-        return list(self.edges).index(use.node) if use.node in self.edges else 0
+    @cached_property
+    def numbers(self) -> dict[Node, int]:
+        """Numbers of these operations."""
+        return {node: number for number, node in enumerate(self.edges)}
 
     def gradients(self, cotangent: Tensor) -> dict[Node, Tensor | None]:
         """Gradients of the outputs times a cotangent ``(n, K)`` with respect to operations' outputs."""
@@ -197,7 +198,9 @@ class _Comparison:
             candidates = _candidates(use, smaller, gradients, len(self.fewer.outputs))
             if use.node in self.rows:
                 candidates = [rows for rows in candidates if rows == self.rows[use.node]]
-            sight = _Sight(use, gradients, single, self.own.get(single.node), self.joint.number(use), derivations)
+            sight = _Sight(
+                use, gradients, single, self.own.get(single.node), self.joint.numbers.get(use.node), derivations
+            )
             found = sight.known(candidates)
             passable = use.derived is None or can_be_pulled_back(use.derived, self.joint.leaves[name])
             if len(found) != 1 or found[0] is None or not passable:
@@ -230,7 +233,7 @@ class _Sight:
         gradients: Of each example's logits with respect to the operation's output; None for zero.
         single: Alone.
         single_gradient: Of the first example's logits, alone.
-        number: Number of its operation among several.
+        number: Number of its operation among several; None without a rule.
         derivations: Of the parameter.
     """
 
@@ -238,7 +241,7 @@ class _Sight:
     gradients: list[Tensor | None]
     single: Use
     single_gradient: Tensor | None
-    number: int
+    number: int | None
     derivations: frozenset[tuple[str, tuple]]
 
     def known(self, candidates: list[Rows]) -> list[KnownUse | None]:

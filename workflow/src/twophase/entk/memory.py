@@ -29,11 +29,14 @@ class Footprint:
         gradient: Bytes of one logit's gradient with respect to all trainable parameters.
         activations: Bytes that the forward pass keeps for the backward pass.
         largest: Bytes of the largest of these activations.
+        shared: Bytes that the forward pass keeps for all examples together, such as weights times numbers; counted
+            among the activations if 0.
     """
 
     gradient: int
     activations: int
     largest: int
+    shared: int = 0
 
     def piece(self, examples: int, classes: int) -> int:
         """Bytes needed to differentiate so many logits of so many examples together."""
@@ -101,6 +104,29 @@ def measure_footprint(network: FunctionalNetwork, example: Tensor) -> Footprint:
     Returns:
         The example's footprint.
     """
+    kept = _kept(network, example)
+    return Footprint(network.size * network.dtype.itemsize, sum(kept), max(kept))
+
+
+def measure_growth(network: FunctionalNetwork, example: Tensor) -> Footprint:
+    """Measure what each example costs and what all of them share, by passes of one example and of two.
+
+    Args:
+        network: The network.
+        example: One input, shape ``(1, *d)``.
+
+    Returns:
+        The footprint of each example; that of `measure_footprint` if the passes can't be compared.
+    """
+    one, two = _kept(network, example), _kept(network, torch.cat([example, example]))
+    if len(one) != len(two):  # PyTorch takes other operations for one example
+        return measure_footprint(network, example)
+    grown = [max(0, of_two - of_one) for of_one, of_two in zip(one, two, strict=True)]
+    return Footprint(network.size * network.dtype.itemsize, sum(grown), max(grown), max(0, sum(one) - sum(grown)))
+
+
+def _kept(network: FunctionalNetwork, inputs: Tensor) -> list[int]:
+    """Bytes of all that a forward pass keeps for the backward pass, in the order in which it does; its outputs last."""
     leaves = network.leaves()
     constant = {t.untyped_storage().data_ptr() for t in (*leaves.values(), *network.constants.values())}
     kept: dict[int, int] = {}
@@ -113,10 +139,8 @@ def measure_footprint(network: FunctionalNetwork, example: Tensor) -> Footprint:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # The outputs hold the graph, and so the addresses apart, until the counting is over.
-        outputs = network(leaves, example)
-    gradient = network.size * network.dtype.itemsize
-    sizes = [*kept.values(), outputs.numel() * outputs.element_size()]
-    return Footprint(gradient, sum(sizes), max(sizes))
+        outputs = network(leaves, inputs)
+    return [*kept.values(), outputs.numel() * outputs.element_size()]
 
 
 def plan_blocks(footprint: Footprint, examples: int, classes: int, budget: int) -> Blocks:

@@ -19,6 +19,7 @@ PIECE_BYTES = 64 << 20  # of activations of a piece, if that is more than PIECE 
 BACKWARD_FACTOR = 6  # bytes alive in a backward pass, over those of the largest activation
 FLOOR = 4 << 20  # what libraries allocate for themselves
 WEIGHT_COPIES = 3  # the engine's own, one in another order, and gradients while the network is inspected
+CHECKED_COPIES = 6  # of parameters taken times numbers or derived from, while examples' independence is checked
 SCATTERED = 2  # memory between tensors, while freed memory is kept: up to 2.4 times the tensors' own was measured
 DERIVED_COPIES = 4  # of a derived tensor's Jacobian, while it passes to the parameter
 JACOBIAN_COPIES = 4  # of the parameters without rules, while they are differentiated
@@ -227,7 +228,9 @@ def cut(
     held, once = plan.held_bytes(network.dtype.itemsize), plan.piece_bytes(network, footprint)
     columns = sizes.n if sizes.m is None else sizes.m
     fixed = FLOOR + results.bytes + WEIGHT_COPIES * network.size * network.dtype.itemsize
-    fixed += sum(constant.nbytes for constant in network.constants.values())
+    fixed += sum(constant.nbytes for constant in network.constants.values()) + 2 * SCATTERED * footprint.shared
+    checked = (name for name, uses in plan.known.items() if any(use.derived or use.scale != 1 for use in uses))
+    fixed += CHECKED_COPIES * sum(network.parameters[name].nbytes for name in checked)
 
     def needed(rows: int, beside: int, piece: int) -> int:
         across = max(rows, beside)

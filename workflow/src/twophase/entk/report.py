@@ -20,7 +20,7 @@ class TermCost:
     Attributes:
         parameters: Names of the parameters that it covers.
         form: "jacobian", "deferred", "structured" or "mixed"; "explicit" for small parameters, sums over several
-            uses, and parameters without a rule.
+            uses, parameters that other tensors are derived from, and those without a rule.
         operations: Floating-point operations.
         held: Bytes kept of an example.
         predicted: Seconds, if the machine's rates held; NaN where nothing is predicted.
