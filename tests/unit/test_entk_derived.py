@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from entk_networks import Net, fresh
+from entk_networks import Net, contracted, fresh, jacobians
 from torch import nn
 from torch.nn import functional as F
 
@@ -175,6 +175,21 @@ def test_what_does_not_pass_is_left_to_the_plain_engine():
     known = inspect(FunctionalNetwork.of(model.eval()), torch.randn(5, 4, dtype=F64))
     assert known["w"] is None
     assert known["u"] is not None
+
+
+@pytest.mark.parametrize(("operations", "followed"), [(60, True), (300, False)])
+def test_long_chains_are_left_to_the_plain_engine(operations, followed):
+    def forward(net, x):
+        w = net.w
+        for _ in range(operations):
+            w = w.sin()
+        return x @ w
+
+    torch.manual_seed(0)
+    model, x = Net(forward, w=nn.Parameter(leaf(4, 3))).eval(), torch.randn(5, 4, dtype=F64)
+    assert (inspect(FunctionalNetwork.of(model), x)["w"] is not None) == followed
+    value, expected = empirical_ntk(model, x), contracted(jacobians(model, x), "full")
+    assert float((value - expected).norm()) <= 1e-12 * float(expected.norm())
 
 
 def test_wrong_derivatives_of_several_cotangents_are_noticed(monkeypatch):

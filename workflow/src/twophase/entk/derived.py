@@ -6,6 +6,8 @@ from torch.autograd.graph import GradientEdge
 
 from twophase.entk.uses import Use, find_uses
 
+LONGEST = 100  # operations one after the other, which are followed one by one
+
 
 def find_derivations(
     several: Tensor, leaves: dict[str, Tensor], alone: Tensor, alone_leaves: dict[str, Tensor]
@@ -13,7 +15,8 @@ def find_derivations(
     """Find the operations between parameters and outputs that examples have no part in.
 
     They give a tensor of the same shape for any number of examples. That alone doesn't prove that they are functions of
-    the parameters only: whether examples are independent has to be checked.
+    the parameters only: whether examples are independent has to be checked. Longer chains than `LONGEST` aren't
+    followed to their end.
 
     Args:
         several: Outputs for several examples.
@@ -25,7 +28,7 @@ def find_derivations(
         The operations, as `find_uses` takes them.
     """
     found: set[tuple[str, tuple]] = set()
-    while True:
+    for _ in range(LONGEST):
         uses, own_uses = find_uses(several, leaves, found), find_uses(alone, alone_leaves, found)
         derived = {
             (name, use.path)
@@ -35,8 +38,9 @@ def find_derivations(
             if _derives(use, own, leaves[name].dtype)
         }
         if derived <= found:
-            return frozenset(found)
+            break
         found |= derived
+    return frozenset(found)
 
 
 def _derives(use: Use, own: Use, dtype: torch.dtype) -> bool:
