@@ -153,6 +153,28 @@ def test_jacobians_pass_to_the_parameter(shape, function):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def product_or_sum(net, x):
+    """The same numbers by a rule of another kind where an example is alone."""
+    return x @ net.w if len(x) > 1 else (x[:, :, None] * net.w).sum(1)
+
+
+def order_of_uses(net, x):
+    """One use is of a derived tensor of another size, and comes first or last."""
+    plain, derived = x @ net.w, x @ (net.w @ net.w.T)
+    both = (derived[:, :3], plain) if len(x) > 1 else (plain, derived[:, :3])
+    return both[0] + both[1]
+
+
+@pytest.mark.parametrize("forward", [product_or_sum, order_of_uses])
+@pytest.mark.parametrize("examples", [1, 2, 5])
+def test_other_operations_for_one_example(forward, examples):
+    torch.manual_seed(0)
+    model = Net(forward, w=nn.Parameter(leaf(4, 3))).eval()
+    x = torch.randn(examples, 4, dtype=F64)
+    value, expected = empirical_ntk(model, x), contracted(jacobians(model, x), "full")
+    assert float((value - expected).norm()) <= 1e-12 * float(expected.norm())
+
+
 class Doubled(torch.autograd.Function):
     """An operation whose gradient PyTorch can't take for several cotangents together."""
 

@@ -203,7 +203,7 @@ class _Comparison:
             )
             found = sight.known(candidates)
             passable = use.derived is None or can_be_pulled_back(use.derived, self.joint.leaves[name])
-            if len(found) != 1 or found[0] is None or not passable:
+            if len(found) != 1 or not passable:
                 return None, len(found) > 1
             self.rows[use.node] = found[0].rows
             known.append(found[0])
@@ -244,7 +244,7 @@ class _Sight:
     number: int | None
     derivations: frozenset[tuple[str, tuple]]
 
-    def known(self, candidates: list[Rows]) -> list[KnownUse | None]:
+    def known(self, candidates: list[Rows]) -> list[KnownUse]:
         """What the use is with each of the rows that give the first example what it has alone."""
         found = []
         for rows in candidates:
@@ -253,14 +253,15 @@ class _Sight:
             except ModelError:
                 if len(candidates) == 1:
                     raise
-        return found
+        return [use for use in found if use is not None]
 
     def _checked(self, rows: Rows) -> KnownUse | None:
         """A known use, after comparing features and gradients of the first example with those that it has alone."""
         operation, examples = operation_of(self.use), len(self.gradients)
         same = self.use.signature == self.single.signature
         own_rows = rows if same else _rows_of_one(self.single)
-        if own_rows is None:
+        of_one_kind = isinstance(operation_of(self.single), type(operation))
+        if own_rows is None or not of_one_kind or (self.use.derived is None) != (self.single.derived is None):
             return None
         if self.gradients[0] is not None and self.single_gradient is not None:
             first = _gradient(self.use, rows, self.gradients[0], examples, whole=same)
