@@ -1,6 +1,8 @@
 """What is measured: networks with their weights and inputs, and numbers of examples."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,17 @@ from twophase.models import build_model
 CLASSES = 10
 EXACT_EXAMPLES = 2
 IMAGE_SHAPE = (3, 32, 32)
+
+
+def _of_project(**settings: str | int) -> Callable[[], nn.Module]:
+    return partial(build_model, settings, image_shape=IMAGE_SHAPE, classes=CLASSES)
+
+
 NETWORKS = {
-    "vgg16": {"name": "vgg16", "width": 64, "normalization": "batch"},
-    "resnet20": {"name": "resnet", "depth": 20, "width": 16, "normalization": "batch"},
-    "mlp": {"name": "mlp", "depth": 3, "width": 512, "normalization": "none"},
+    "vgg16": _of_project(name="vgg16", width=64, normalization="batch"),
+    "resnet20": _of_project(name="resnet", depth=20, width=16, normalization="batch"),
+    "mlp": _of_project(name="mlp", depth=3, width=512, normalization="none"),
+    "transformer": partial(VisionTransformer, IMAGE_SHAPE, CLASSES),
 }
 
 
@@ -52,10 +61,7 @@ def build_network(name: str) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        if name == "transformer":
-            model = VisionTransformer(IMAGE_SHAPE, CLASSES)
-        else:
-            model = build_model(NETWORKS[name], image_shape=IMAGE_SHAPE, classes=CLASSES)
+        model = NETWORKS[name]()
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
