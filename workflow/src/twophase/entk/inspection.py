@@ -31,7 +31,7 @@ class KnownUse:
         rows: Which rows of the operation's output are of which example.
         channels: Number C of channels of an outer product, else 0.
         features: Features of an outer product, else None.
-        scale: A number that the operation takes the parameter times.
+        scale: The number that the parameter is taken times, the operation's own included, such as ``beta`` of `addmm`.
         derived: How many numbers the tensor has that the operation takes in the parameter's place; 0 if none.
         derivations: The operations by which it was derived from the parameter, as `find_uses` takes them.
         alone: The same use in passes of one example, where PyTorch takes another operation for these: attention's
@@ -271,7 +271,7 @@ class _Sight:
                 raise ModelError(_coupled("gradients", moved, torch.linalg.vector_norm(own)))
         derived = 0 if self.use.derived is None else math.prod(self.use.shape)
         known, own = (
-            KnownUse(use.signature, self.number, where, 0, None, use.scale, derived, self.derivations)
+            KnownUse(use.signature, self.number, where, 0, None, _number(use), derived, self.derivations)
             for use, where in ((self.use, rows), (self.single, own_rows))
         )
         if isinstance(operation, OuterProduct):
@@ -286,6 +286,12 @@ class _Sight:
             channels = self.use.sizes[operation.channel_axis]
             known, own = (replace(use, channels=channels, features=features) for use in (known, own))
         return known if same else replace(known, alone=own)
+
+
+def _number(use: Use) -> float:
+    """The number that an operation takes its argument times, its own included."""
+    operation = operation_of(use)
+    return use.scale * (operation.scale(use.node) if isinstance(operation, ScaledSum) else 1)
 
 
 def _rows_of_one(use: Use) -> Rows | None:

@@ -170,7 +170,7 @@ def make_plan(
             continue
         shape = Shape(logits, uses[0].channels, uses[0].features, trace, network.dtype, network.device)
         cost = cheapest(shape, rates, sizes.examples, sizes.pairs)
-        bias = None if cost.form in ("jacobian", "deferred") else _bias_beside(name, uses[0], known)
+        bias = None if cost.form in ("jacobian", "deferred") else _bias_beside(network, name, uses[0], known)
         if bias is not None and by_layer and owner(bias) != owner(name):
             bias = None
         costs[name] = cost
@@ -194,13 +194,17 @@ def make_plan(
     return Plan(layers, costs, {name: uses for name, uses in known.items() if uses is not None}, unknown, logits, trace)
 
 
-def _bias_beside(weight: str, use: KnownUse, known: dict[str, list[KnownUse] | None]) -> str | None:
-    """The bias that the same operation adds, if nothing else takes it."""
+def _bias_beside(
+    network: FunctionalNetwork, weight: str, use: KnownUse, known: dict[str, list[KnownUse] | None]
+) -> str | None:
+    """The bias that the same operation adds to each channel, if nothing else takes it."""
     slot = BIAS_SLOTS.get(use.signature[0])
     for name, uses in known.items():
         if name != weight and uses and len(uses) == 1:
             same_node = uses[0].operation == use.operation
-            as_taken = uses[0].scale == use.scale and not uses[0].derived
+            # `torch.addmm` may add one number to all channels.
+            by_channel = network.parameters[name].numel() == use.channels
+            as_taken = by_channel and uses[0].scale == use.scale and not uses[0].derived
             if same_node and as_taken and uses[0].signature[1:3] == (slot, False):
                 return name
     return None
