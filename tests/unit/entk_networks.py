@@ -366,6 +366,20 @@ for _first in (True, False):
 
 
 @network(SEQUENCES)
+def attention_by_einsum():
+    """Weights as arrays of heads, and tokens that are mixed."""
+
+    def forward(net, x):
+        q, k, v = torch.einsum("ntd,cdhe->cnhte", x, net.projections)
+        mixed = torch.einsum("nhte,hed->ntd", (q @ k.mT).softmax(-1) @ v, net.out)
+        h = torch.einsum("mt,ntd->nmd", net.tokens, (x + mixed).tanh())
+        return torch.einsum("nmd,dk->nmk", h, net.head).mean(1)
+
+    shapes = {"projections": (3, 4, 2, 3), "out": (2, 3, 4), "tokens": (5, 4), "head": (4, 3)}
+    return Net(forward, **{part: param(*shape) for part, shape in shapes.items()})
+
+
+@network(SEQUENCES)
 def transformer_tokens_first():
     def forward(net, x):
         return net.head(net.layer(x.transpose(0, 1), net.memory(x).transpose(0, 1))[-1])
@@ -829,6 +843,23 @@ def _batched_products(net, x):
     return torch.einsum("nthe,the->ne", h, net.out)
 
 
+def _weights_first(net, x):
+    """Examples in the columns of products, several products side by side, and a matrix times a vector."""
+    h = torch.addmm(net.p, net.w, x.mean(1).T).tanh() + net.w @ x[:, 0].T
+    h = torch.baddbmm(net.q, net.v, torch.tanh(h)[:4].expand(3, -1, -1)).tanh()
+    return (h.mT.flatten(0, 1) @ net.u).unflatten(0, (3, -1)).T
+
+
+def _one_weight_in_many_orders(net, x):
+    w = net.w.view(4, 4)
+    h = torch.einsum("ntd,hed->nthe", x, net.w).flatten(2).tanh() + x @ w
+    h = torch.einsum("nthe,hed->ntd", h.unflatten(2, (2, 2)), net.w).tanh() + F.linear(x, w, w[0])
+    h = h + torch.einsum("nthe,dhe->ntd", h.unflatten(2, (2, 2)), net.w.movedim(2, 0)) * net.w.permute(1, 0, 2).flatten(
+        0, 1
+    )
+    return h.sum(1) @ net.u
+
+
 def _chosen(net, x):
     h = torch.where(x > 0, net.p * x, net.q) + torch.lerp(x, net.p.expand_as(x), torch.sigmoid(net.q))
     h = torch.cat([h, net.p.expand(len(x), 4)[:, 1:3]], dim=1)
@@ -872,6 +903,8 @@ _raw("half_a_bias", lambda net, x: torch.addmm(net.p, x, net.w, beta=0.5), p=(3,
 _raw("bias_of_all_channels", lambda net, x: torch.addmm(net.p, x, net.w), p=(1,), w=(4, 3))
 _raw("scaled_bias", lambda net, x: torch.addmm(net.p, x, net.w * 0.5, beta=0.5), p=(3,), w=(4, 3))
 _raw("batched_products", _batched_products, SEQUENCES, p=(1, 1, 4), w=(4, 4), heads=(4, 2, 3), out=(4, 2, 3))
+_raw("weights_first", _weights_first, SEQUENCES, w=(5, 4), p=(5, 1), v=(3, 5, 4), q=(3, 5, 1), u=(5,))
+_raw("one_weight_in_many_orders", _one_weight_in_many_orders, SEQUENCES, w=(2, 2, 4), u=(4, 3))
 _raw("chosen_parameters", _chosen, p=(4,), q=(4,), w=(4, 3))
 _raw("copied_parameters", _copied, w=(4, 4), p=(4,))
 _raw("normalised_weights", _normalised_weights, w=(4, 4), scale=(), u=(4, 3))

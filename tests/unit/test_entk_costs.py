@@ -413,14 +413,14 @@ class Mixture(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.up = nn.ConvTranspose2d(8, 4, 2, stride=2)
-        self.head, self.gain = nn.Linear(4, 3), nn.Parameter(torch.ones(3))
+        self.mixed = nn.Parameter(torch.randn(8, 4))
+        self.head, self.gain = nn.Linear(4, 3), nn.Parameter(torch.ones(4))
         self.frozen = nn.Linear(3, 3).requires_grad_(False)
         self.unused = nn.Linear(2, 2)
 
     def forward(self, x):
-        h = torch.tanh(self.up(torch.tanh(self.norm(self.conv(x)))))
-        return self.frozen(self.head(h.mean((2, 3))) * self.gain)
+        h = torch.tanh(self.norm(self.conv(x))).mean((2, 3))
+        return self.frozen(self.head(torch.tanh(torch.addmm(self.gain, h, self.mixed, alpha=2))))
 
 
 @pytest.mark.parametrize("other", [None, 2])
@@ -448,7 +448,7 @@ def test_report_of_costs(kernel, other):
     }
     conv = next(term for term in report.terms if "conv.weight" in term.parameters)
     assert conv.operations == formulas[conv.form]
-    explicit = next(term for term in report.terms if "up.weight" in term.parameters)
+    explicit = next(term for term in report.terms if "mixed" in term.parameters)
     assert explicit.form == "explicit"
     width = sum(dict(model.named_parameters())[name].numel() for name in explicit.parameters)
     assert explicit.operations == 2 * pairs * logits * width

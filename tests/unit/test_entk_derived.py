@@ -32,12 +32,14 @@ def uses_behind(function, leaves, examples=3):
 WITH_RULES = [
     "attention_batch_first",
     "attention_batch_second",
+    "attention_by_einsum",
     "cross_attention",
     "derived_in_two_ways",
     "embedded_positions",
     "last_token",
     "lstm",
     "masked_weights",
+    "one_weight_in_many_orders",
     "scaled_lookup",
     "scaled_weights",
     "split_weights",
@@ -45,7 +47,11 @@ WITH_RULES = [
     "transformer_norm_first",
     "transformer_norm_last",
     "transformer_tokens_first",
+    "transposed1d",
+    "transposed2d",
+    "transposed2d_groups",
     "vision_transformer",
+    "weights_first",
     "weight_norm",
 ]
 
@@ -61,27 +67,32 @@ def test_no_parameter_is_left_to_the_plain_engine(name):
 
 NUMBER = torch.tensor(0.5, dtype=F64)
 SCALED = {
-    "times": (lambda w, x: x @ (w * 3), 3, False),
-    "from the left": (lambda w, x: x @ (3 * w), 3, False),
-    "times a tensor": (lambda w, x: x @ (NUMBER * w), 0.5, False),
-    "over": (lambda w, x: x @ (w / 4), 0.25, False),
-    "negative": (lambda w, x: x @ -w, -1, False),
-    "twice": (lambda w, x: x @ (2 * -(w / 8)), -0.25, False),
-    "before it is transposed": (lambda w, x: F.linear(x, w * 3), 3, True),
-    "after it is transposed": (lambda w, x: x @ (w.t() * 3), 3, True),
-    "transposed by axes": (lambda w, x: x @ w.T, 1, True),
-    "transposed by negative axes": (lambda w, x: x @ w.transpose(-1, -2), 1, True),
-    "transposed and back": (lambda w, x: x @ (2 * w.mT).T, 2, False),
-    "of a view": (lambda w, x: x @ (w.view(1, 4, 4) * 2).squeeze(0), 2, False),
+    "times": (lambda w, x: x @ (w * 3), 3, []),
+    "from the left": (lambda w, x: x @ (3 * w), 3, []),
+    "times a tensor": (lambda w, x: x @ (NUMBER * w), 0.5, []),
+    "over": (lambda w, x: x @ (w / 4), 0.25, []),
+    "negative": (lambda w, x: x @ -w, -1, []),
+    "twice": (lambda w, x: x @ (2 * -(w / 8)), -0.25, []),
+    "before it is transposed": (lambda w, x: F.linear(x, w * 3), 3, [((4, 4), (1, 0))]),
+    "after it is transposed": (lambda w, x: x @ (w.t() * 3), 3, [((4, 4), (1, 0))]),
+    "transposed by axes": (lambda w, x: x @ w.T, 1, [((4, 4), (1, 0))]),
+    "transposed by negative axes": (lambda w, x: x @ w.transpose(-1, -2), 1, [((4, 4), (1, 0))]),
+    "transposed and back": (lambda w, x: x @ (2 * w.mT).T, 2, []),
+    "axes in their order": (lambda w, x: x @ w.permute(0, 1), 1, []),
+    "one axis": (lambda w, x: x @ w.transpose(1, 1), 1, []),
+    "other axes": (lambda w, x: x @ (w.view(2, 2, 4).permute(-2, 2, 0) * 2).reshape(4, 4), 2, [((2, 2, 4), (1, 2, 0))]),
+    "copied": (lambda w, x: x @ w.clone().t().contiguous(), 1, [((4, 4), (1, 0))]),
+    "of a view": (lambda w, x: x @ (w.view(1, 4, 4) * 2).squeeze(0), 2, []),
 }
 
 
 @pytest.mark.parametrize("name", SCALED)
-def test_numbers_and_transposition_are_looked_through(name):
-    function, scale, transposed = SCALED[name]
+def test_numbers_and_permutations_are_looked_through(name):
+    function, scale, permutations = SCALED[name]
     leaves = {"w": leaf(4, 4)}
     (use,) = find_uses(function(leaves["w"], torch.randn(3, 4, dtype=F64)), leaves)["w"]
-    assert (use.node.name(), use.slot, use.transposed, use.scale) == ("MmBackward0", 1, transposed, scale)
+    assert (use.node.name(), use.slot, use.scale) == ("MmBackward0", 1, scale)
+    assert list(use.arrangement.permutations) == permutations
     assert use.derived is None
 
 
@@ -90,9 +101,7 @@ NOT_SCALED = {
     "by another parameter": lambda p, x: x @ (p["w"] * p["s"]),
     "under a number": lambda p, x: x @ (2 / p["w"]),
     "under a tensor": lambda p, x: x @ (NUMBER / p["w"]),
-    "axes in their order": lambda p, x: x @ p["w"].permute(0, 1),
-    "one axis": lambda p, x: x @ p["w"].transpose(1, 1),
-    "axes of an array": lambda p, x: (x @ p["a"].permute(0, 2, 1)).sum(0),
+    "part of it": lambda p, x: (x @ p["a"].permute(0, 2, 1)[1]).sum(0),
 }
 
 

@@ -120,6 +120,21 @@ def masked(*sizes):
     return Taken(lambda weight: weight * (weight.detach().abs() < 0.1), *sizes)
 
 
+class Heads(nn.Module):
+    """Weights as arrays of heads, of which PyTorch makes copies in other orders, and one matrix for each head."""
+
+    def __init__(self, width):
+        super().__init__()
+        shapes = {"into": (256, 8, width), "each": (8, width, width), "out": (8, 10, width)}
+        for name, shape in shapes.items():
+            setattr(self, name, nn.Parameter(torch.randn(shape) / 16))
+
+    def forward(self, x):
+        h = torch.tanh(torch.einsum("nd,dhe->nhe", x, self.into))
+        h = torch.tanh(torch.einsum("nhe,hfe->nhf", h, self.each))
+        return torch.einsum("nhf,hkf->nk", h, self.out)
+
+
 class Transformer(nn.Module):
     """Two layers on tokens."""
 
@@ -164,6 +179,7 @@ NETWORKS = {
     "long inputs": (perceptron, [1 << 16, 4], [1 << 16, 1], long_vectors),
     "changing": (Changing, [16], [8], vectors),
     "transformer": (Transformer, [64], [16], tokens),
+    "heads": (Heads, [128], [8], vectors),
     "scaled weights": (scaled, [256, 1024, 1024, 10], [256, 8, 8, 10], vectors),
     "masked weights": (masked, [256, 256, 256, 10], [256, 8, 8, 10], vectors),
 }
@@ -233,6 +249,7 @@ def processes():
         ("few positions", 24, (1.2, 2, 1e3)),
         ("perceptron", 20, (1, 1.2, 1e3)),
         ("transformer", 6, (1, 2, 1e3)),
+        ("heads", 30, (1.3, 4, 1e3)),
         ("masked weights", 20, (1, 2, 1e3)),
     ],
 )

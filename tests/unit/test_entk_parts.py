@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from twophase.entk import products
+from twophase.entk.arrangement import Arrangement
 from twophase.entk.features import ConvolutionFeatures, DenseFeatures, IndexFeatures
 from twophase.entk.operations import RULES, OuterProduct, operation_of
 from twophase.entk.products import add_product, mirror
@@ -300,32 +302,36 @@ def _reused(p, x):
     return F.linear(torch.tanh(h), p["w"]) * p["b"]
 
 
+TRANSPOSED = (((4, 4), (1, 0)),)
 USES = {
     "linear": (
         lambda p, x: F.linear(x, p["w"], p["b"]),
-        {"w": [("AddmmBackward0", 2, True)], "b": [("AddmmBackward0", 0, False)]},
+        {"w": [("AddmmBackward0", 2, TRANSPOSED)], "b": [("AddmmBackward0", 0, ())]},
     ),
-    "product": (lambda p, x: x @ p["w"], {"w": [("MmBackward0", 1, False)], "b": []}),
-    "transposed": (lambda p, x: x @ p["w"].t() + (2 * x) @ p["w"].t(), {"w": [("MmBackward0", 1, True)] * 2, "b": []}),
+    "product": (lambda p, x: x @ p["w"], {"w": [("MmBackward0", 1, ())], "b": []}),
+    "transposed": (
+        lambda p, x: x @ p["w"].t() + (2 * x) @ p["w"].t(),
+        {"w": [("MmBackward0", 1, TRANSPOSED)] * 2, "b": []},
+    ),
     "several uses": (
         _reused,
         {
-            "w": [("AddmmBackward0", 2, True), ("MmBackward0", 1, True)],
-            "b": [("AddmmBackward0", 0, False), ("MulBackward0", 1, False)],
+            "w": [("AddmmBackward0", 2, TRANSPOSED), ("MmBackward0", 1, TRANSPOSED)],
+            "b": [("AddmmBackward0", 0, ()), ("MulBackward0", 1, ())],
         },
     ),
     "twice in one operation": (
         lambda p, x: x * (p["b"] * p["b"]),
-        {"w": [], "b": [("MulBackward0", 0, False), ("MulBackward0", 1, False)]},
+        {"w": [], "b": [("MulBackward0", 0, ()), ("MulBackward0", 1, ())]},
     ),
     "behind another operation": (
         lambda p, x: x @ p["w"].exp() - p["b"].sin(),
-        {"w": [("ExpBackward0", 0, False)], "b": [("SinBackward0", 0, False)]},
+        {"w": [("ExpBackward0", 0, ())], "b": [("SinBackward0", 0, ())]},
     ),
-    "cut off": (lambda p, x: x @ p["w"].detach() + p["b"], {"w": [], "b": [("AddBackward0", 1, False)]}),
+    "cut off": (lambda p, x: x @ p["w"].detach() + p["b"], {"w": [], "b": [("AddBackward0", 1, ())]}),
     "a view": (
         lambda p, x: x * p["b"].view(1, 4) + p["b"].unsqueeze(0),
-        {"w": [], "b": [("AddBackward0", 1, False), ("MulBackward0", 1, False)]},
+        {"w": [], "b": [("AddBackward0", 1, ()), ("MulBackward0", 1, ())]},
     ),
 }
 
@@ -340,7 +346,8 @@ def test_uses_of_small_graphs(name):
     assert list(uses) == ["w", "b"]
     for parameter, found in uses.items():
         assert all(use.parameter == parameter for use in found)
-        assert sorted((use.node.name(), use.slot, use.transposed) for use in found) == sorted(expected[parameter])
+        ways = [(use.node.name(), use.slot, use.arrangement.permutations) for use in found]
+        assert sorted(ways) == sorted(expected[parameter])
         for use in found:  # the edge is the operation's output: its gradient can be had
             (gradient,) = torch.autograd.grad(outputs.sum(), [use.edge], retain_graph=True)
             assert tuple(gradient.shape) == tuple(use.node._input_metadata[0].shape)
@@ -367,6 +374,41 @@ def test_a_loop_through_one_layer_is_found_once_per_call():
     assert len(find_uses(x, leaves)["w"]) == 50
 
 
+# Arrangements ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_arrangements_follow_views_and_permutations(seed):
+    """Against PyTorch: a tensor of numbered elements is viewed and permuted, and put back."""
+    generator = random.Random(seed)
+    shape = tuple(generator.choice([1, 2, 3]) for _ in range(generator.randint(0, 4)))
+    numbered = torch.arange(math.prod(shape)).view(shape)
+    tensor, seen = numbered, Arrangement(shape)
+    for _ in range(generator.randint(1, 6)):
+        if generator.random() < 0.5:
+            factors = [p for size in tensor.shape for p in (size, 1)]
+            cut = generator.randint(0, len(factors))
+            tensor = tensor.reshape(math.prod(factors[:cut]), *factors[cut:])
+            seen = seen.viewed(tuple(tensor.shape))
+        else:
+            order = generator.sample(range(tensor.ndim), tensor.ndim)
+            tensor, seen = tensor.permute(order), seen.permuted(tuple(order))
+        assert seen.shape == tuple(tensor.shape)
+    values = torch.stack([tensor, tensor + 100, tensor + 200])[None]  # (1, 3, *shape)
+    restored = seen.restored(values)
+    assert torch.equal(restored, torch.stack([numbered.flatten() + 100 * k for k in range(3)])[None])
+
+
+def test_arrangements_are_told_apart_by_what_they_do():
+    matrix = Arrangement((4, 1, 5))
+    assert matrix.permuted((1, 0, 2)).permutations == ()  # an axis of one element
+    assert matrix.permuted((2, 1, 0)).viewed((5, 4)).permuted((1, 0)).permutations == ()  # there and back
+    there = matrix.permuted((2, 0, 1)).viewed((1, 5, 4))
+    assert there == matrix.viewed((4, 5)).permuted((1, 0)).viewed((1, 5, 4))
+    assert there.permuted((2, 0, 1)).permutations == ()
+    assert there.viewed((10, 2)).permuted((1, 0)).permutations == (((4, 5), (1, 0)), ((10, 2), (1, 0)))
+
+
 # Rules ----------------------------------------------------------------------------------------------------------------
 
 N = 3  # examples
@@ -383,10 +425,13 @@ def numbers(*shape):
 OPERATIONS = []
 
 
-def rule(name, slot, function, inputs, *shapes, meant=0, axis=0, rows=1, transposed=False):
-    """Note an operation of inputs and parameters of some shapes, one of them meant, and where its rows are."""
-    key = (f"{name}Backward0", slot, transposed)
-    OPERATIONS.append((key, function, inputs, shapes, meant, Rows(axis, rows, True)))
+def rule(name, slot, function, inputs, *shapes, meant=0, axis=0, rows=1, results=None):
+    """Note an operation of inputs and parameters of some shapes, one of them meant, and where its rows are.
+
+    ``results`` is where the function's result has them, if that is elsewhere.
+    """
+    key, rows = (f"{name}Backward0", slot), Rows(axis, rows, True)
+    OPERATIONS.append((key, function, inputs, shapes, meant, rows, results or rows))
 
 
 def _batch_norm(x, w, b):
@@ -401,18 +446,45 @@ def _layer_norm(x, w, b):
     return F.layer_norm(x, w.shape, w, b)
 
 
-rule("Addmm", 2, F.linear, numbers(4), (5, 4), (5,), transposed=True)
+rule("Addmm", 2, F.linear, numbers(4), (5, 4), (5,))
 rule("Addmm", 2, lambda x, w, b: torch.addmm(b, x, w), numbers(4), (4, 5), (5,))
 rule("Addmm", 0, F.linear, numbers(4), (5, 4), (5,), meant=1)
 rule("Addmm", 0, lambda x, w, b: torch.addmm(b, x, w, beta=0.5), numbers(4), (4, 5), (1, 5), meant=1)
-rule("Mm", 1, F.linear, numbers(4), (5, 4), transposed=True)
-rule("Mm", 1, lambda x, w: x.flatten(0, 1) @ w.t(), numbers(2, 4), (5, 4), rows=2, transposed=True)
+rule("Mm", 1, F.linear, numbers(4), (5, 4))
+rule("Mm", 1, lambda x, w: x.flatten(0, 1) @ w.t(), numbers(2, 4), (5, 4), rows=2)
 rule("Mm", 1, lambda x, w: x @ w, numbers(4), (4, 5))
+rule("Mm", 0, lambda x, w: w @ x.T, numbers(4), (5, 4), axis=1)
+rule("Mm", 0, lambda x, w: w.t() @ x.flatten(0, 1).T, numbers(2, 4), (4, 5), axis=1, rows=2)
+rule("Mv", 1, lambda x, w: x @ w, numbers(4), (4,))
+rule("Mv", 1, lambda x, w: x.flatten(0, 1) @ w.flatten(), numbers(2, 4), (2, 2), rows=2)
+rule("Addmm", 1, lambda x, w, b: torch.addmm(b, w, x.T), numbers(4), (5, 4), (5, 1), axis=1)
+rule("Bmm", 0, lambda x, w: torch.bmm(w, x.movedim(0, -1)), numbers(2, 4), (2, 5, 4), axis=2)
+rule("Bmm", 1, lambda x, w: torch.bmm(x.transpose(0, 1), w), numbers(2, 4), (2, 4, 5), axis=1)
+rule("Bmm", 1, lambda x, w: torch.bmm(x[None], w.mT), numbers(4), (1, 5, 4), axis=1)
+for _equation, _places, _inputs, _shape, _rows, _slot in (
+    ("nd,ed->ne", (1, 1), (4,), (5, 4), 1, 1),
+    ("mt,ntd->nmd", (0, 2), (3, 4), (5, 3), 4, 0),
+    ("nthe,hde->ntd", (1, 1), (3, 2, 4), (2, 5, 4), 3, 1),
+    ("nthe,hed->nthd", (1, 1), (3, 2, 4), (2, 4, 5), 3, 1),
+    ("ntd,cdhe->ncthe", (1, 1), (3, 4), (2, 4, 3, 5), 3, 1),
+):
+    _first, _axis = _places
+
+    def _einsum(x, w, equation=_equation, first=_first):
+        return torch.einsum(equation, *((x, w) if first else (w, x)))
+
+    rule("Bmm", _slot, _einsum, numbers(*_inputs), _shape, axis=_axis, rows=_rows, results=Rows(0, 1, True))
+rule("Baddbmm", 0, lambda x, w, b: torch.baddbmm(b, x[None], w, beta=2), numbers(4), (1, 4, 5), (5,), meant=1, axis=1)
+rule("Baddbmm", 1, lambda x, w, b: torch.baddbmm(b, w, x.T[None]), numbers(4), (1, 5, 4), (5, 1), axis=2)
+rule("Baddbmm", 2, lambda x, w, b: torch.baddbmm(b, x.transpose(0, 1), w), numbers(2, 4), (2, 4, 5), (2, 1, 5), axis=1)
 rule("Convolution", 1, lambda x, w, b: F.conv2d(x, w, b, (2, 1), 1), numbers(3, 5, 4), (4, 3, 3, 2), (4,))
 rule("Convolution", 1, lambda x, w: F.conv2d(x, w, None, 1, 2, 2, groups=2), numbers(4, 4, 5), (6, 2, 2, 3))
 rule("Convolution", 1, lambda x, w: F.conv1d(x, w, padding=3), numbers(3, 6), (2, 3, 2))
 rule("Convolution", 1, F.conv3d, numbers(2, 3, 2, 3), (3, 2, 2, 1, 2))
 rule("Convolution", 1, lambda x, w: F.conv2d(x.flatten(0, 1), w), numbers(2, 3, 4, 4), (4, 3, 2, 2), rows=2)
+rule("Convolution", 1, lambda x, w: F.conv_transpose2d(x, w, None, (2, 3), 1), numbers(4, 3, 2), (4, 5, 3, 2))
+rule("Convolution", 1, lambda x, w: F.conv_transpose1d(x, w, None, 3, 3, 1, 2, 2), numbers(4, 6), (4, 3, 2))
+rule("Convolution", 1, lambda x, w: F.conv_transpose2d(x.flatten(0, 1), w), numbers(2, 3, 4, 4), (3, 4, 2, 1), rows=2)
 rule("Convolution", 2, F.conv2d, numbers(3, 4, 4), (4, 3, 3, 3), (4,), meant=1)
 rule("Convolution", 2, F.conv_transpose1d, numbers(3, 4), (3, 4, 2), (4,), meant=1)
 rule("Embedding", 0, F.embedding, indices(), (5, 4))
@@ -442,37 +514,40 @@ for _shape in ((4, 1, 1), (2, 1, 1, 1), (2, 4, 1, 3), (4, 1, 3), (3,)):
 
 
 def test_every_rule_is_tested():
-    on_gpus = {("CudnnBatchNormBackward0", slot, False) for slot in (1, 2)}
+    on_gpus = {("CudnnBatchNormBackward0", slot) for slot in (1, 2)}
     assert set(RULES) == {key for key, *_ in OPERATIONS} | on_gpus
 
 
-def parameter_gradient(use, gradient, rows, shape):
+def parameter_gradient(use, gradient, rows):
     """Gradient of a parameter for each example, ``(n, p)``, by its rule."""
     rule = operation_of(use)
     if not isinstance(rule, OuterProduct):
-        assert rule.fits(rows, use.shape, tuple(gradient.shape))
-        return rule.jacobian(gradient, rule.factor(use.node), rule.scale(use.node), rows, N, use.shape)
+        seen = use.arrangement.shape
+        assert rule.fits(rows, seen, tuple(gradient.shape))
+        found = rule.jacobian(gradient, rule.factor(use.node), rule.scale(use.node), rows, N, seen)
+        return use.arrangement.restored(found[:, None])[:, 0]
     assert rule.fits(rows, gradient.ndim)
     features, values = rule.features(use.node, rows, N)
     gradients = rule.gradient(gradient, rows, N)  # (n, S, C)
     assert gradients.shape[:2] == (N, features.positions)
-    channels = gradients.shape[2]
+    channels = rule.channels(gradient.shape)
+    assert gradients.shape[2] == channels
     jacobian = gradients.new_empty(N, 1, channels * features.width)
     add_jacobian(jacobian, gradients.unsqueeze(2).contiguous(), features.dense(values).to(F64))
-    return rule.in_parameter_order(jacobian.unflatten(2, (channels, -1)), features, shape)[:, 0]
+    return use.arrangement.restored(rule.ordered(jacobian.unflatten(2, (channels, -1)), features))[:, 0]
 
 
-@pytest.mark.parametrize(("key", "operation", "inputs", "shapes", "meant", "rows"), OPERATIONS)
-def test_rules_give_the_gradients_of_parameters(key, operation, inputs, shapes, meant, rows):
+@pytest.mark.parametrize(("key", "operation", "inputs", "shapes", "meant", "rows", "results"), OPERATIONS)
+def test_rules_give_the_gradients_of_parameters(key, operation, inputs, shapes, meant, rows, results):
     torch.manual_seed(0)
     x, parameters = inputs(), {str(i): leaf(*shape) for i, shape in enumerate(shapes)}
     outputs = operation(x, *parameters.values())
-    parted = torch.tanh(outputs).movedim(rows.axis, 0).unflatten(0, (N, rows.per_example)).flatten(1)
+    parted = results.split(torch.tanh(outputs), N).flatten(1)
     logits = (parted * randn(*parted.shape)).sum(1)  # (n,)
     (use,) = find_uses(logits, parameters)[str(meant)]
-    assert (use.node.name(), use.slot, use.transposed) == key
+    assert (use.node.name(), use.slot) == key
     (gradient,) = torch.autograd.grad(logits.sum(), [use.edge], retain_graph=True)
-    found = parameter_gradient(use, gradient, rows, parameters[str(meant)].shape)
+    found = parameter_gradient(use, gradient, rows)
     for logit, row in zip(logits, found, strict=True):
         (expected,) = torch.autograd.grad(logit, parameters[str(meant)], retain_graph=True)
         torch.testing.assert_close(row, expected.flatten(), rtol=1e-10, atol=1e-12)
@@ -481,7 +556,12 @@ def test_rules_give_the_gradients_of_parameters(key, operation, inputs, shapes, 
 
 REFUSED = {
     "alpha": (lambda x, w, b: torch.addmm(b, x, w, alpha=2), numbers(4), [(4, 5), (5,)]),
-    "transposed convolution": (F.conv_transpose1d, numbers(3, 4), [(3, 4, 2)]),
+    "alpha, of matrices side by side": (
+        lambda x, w, b: torch.baddbmm(b, x[None], w, alpha=2),
+        numbers(4),
+        [(1, 4, 5), (5,)],
+    ),
+    "bilinear": (lambda x, w: F.bilinear(x, x, w), numbers(4), [(5, 4, 4)]),
     "scaled by frequency": (lambda x, w: F.embedding(x, w, scale_grad_by_freq=True), indices(4), [(5, 4)]),
     "training": (lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True), numbers(4), [(4,), (4,)]),
     "other operations": (lambda x, w: x * w.exp(), numbers(4), [(4,)]),
@@ -507,6 +587,6 @@ def test_rule_of_cudnn_batch_norm():
     logits = (torch.tanh(outputs) * torch.randn_like(outputs)).sum((1, 2, 3))
     for name, uses in find_uses(logits, leaves).items():
         (gradient,) = torch.autograd.grad(logits.sum(), [uses[0].edge], retain_graph=True)
-        found = parameter_gradient(uses[0], gradient, Rows(0, 1, True), leaves[name].shape)
+        found = parameter_gradient(uses[0], gradient, Rows(0, 1, True))
         for logit, row in zip(logits, found, strict=True):
             torch.testing.assert_close(row, torch.autograd.grad(logit, leaves[name], retain_graph=True)[0])

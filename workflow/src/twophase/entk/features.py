@@ -50,17 +50,17 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """Features as they are, ``(n, S, D)``: those of a linear layer."""
+    """Features as they are, ``(n, S, D)``: those of a linear layer; ``(n, S, groups, D)`` with several groups."""
 
     positions: int
     width: int
-    groups = 1
+    groups: int = 1
     between = 0
 
     @property
     def stored(self) -> int:
         """Numbers stored for an example."""
-        return self.positions * self.width
+        return self.positions * self.groups * self.width
 
     @property
     def gram_operations(self) -> float:
@@ -68,7 +68,7 @@ class DenseFeatures:
         return 2 * self.positions**2 * self.width
 
     def dense(self, values: Tensor) -> Tensor:
-        """All features, ``(n, S, D)``."""
+        """All features, as they are."""
         return values
 
     def gram(self, left: Tensor, right: Tensor) -> Tensor:

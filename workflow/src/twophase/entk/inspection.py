@@ -218,7 +218,7 @@ def _candidates(use: Use, smaller: Use, gradients: list[Tensor | None], fewer: i
     sizes, smaller_sizes = use.sizes, smaller.sizes
     candidates = possible_rows(sizes, smaller_sizes, len(gradients), fewer)
     if isinstance(operation, ScaledSum):
-        candidates = [rows for rows in candidates if operation.fits(rows, use.shape, sizes)]
+        candidates = [rows for rows in candidates if operation.fits(rows, use.arrangement.shape, sizes)]
     else:
         candidates = [rows for rows in candidates if operation.fits(rows, len(sizes))]
     return [rows for rows in candidates if agrees(rows, gradients)]
@@ -266,10 +266,12 @@ class _Sight:
         if self.gradients[0] is not None and self.single_gradient is not None:
             first = _gradient(self.use, rows, self.gradients[0], examples, whole=same)
             own = _gradient(self.single, own_rows, self.single_gradient, 1, whole=same)
+            if first.shape != own.shape:
+                return None
             moved = torch.linalg.vector_norm(first - own)
             if not moved <= GRADIENT_TOLERANCE * torch.linalg.vector_norm(own):
                 raise ModelError(_coupled("gradients", moved, torch.linalg.vector_norm(own)))
-        derived = 0 if self.use.derived is None else math.prod(self.use.shape)
+        derived = 0 if self.use.derived is None else math.prod(self.use.arrangement.shape)
         known, own = (
             KnownUse(use.signature, self.number, where, 0, None, _number(use), derived, self.derivations)
             for use, where in ((self.use, rows), (self.single, own_rows))
@@ -283,7 +285,7 @@ class _Sight:
             if features != own_features:
                 return None
             _check_close(values[:1], own_values, "intermediate results")
-            channels = self.use.sizes[operation.channel_axis]
+            channels = operation.channels(self.use.sizes)
             known, own = (replace(use, channels=channels, features=features) for use in (known, own))
         return known if same else replace(known, alone=own)
 
@@ -301,7 +303,9 @@ def _rows_of_one(use: Use) -> Rows | None:
     if isinstance(operation, OuterProduct):
         fitting = [rows for rows in everything if operation.fits(rows, len(sizes))]
     else:
-        fitting = [rows for rows in everything if operation is not None and operation.fits(rows, use.shape, sizes)]
+        fitting = [
+            rows for rows in everything if operation is not None and operation.fits(rows, use.arrangement.shape, sizes)
+        ]
     return fitting[0] if fitting else None
 
 
@@ -313,7 +317,7 @@ def _gradient(use: Use, rows: Rows, gradient: Tensor, examples: int, *, whole: b
     if isinstance(operation, OuterProduct):
         return operation.gradient(gradient, rows, examples)[0]
     factor, scale = operation.factor(use.node), operation.scale(use.node)
-    return operation.jacobian(gradient, factor, scale, rows, examples, use.shape)[0]
+    return operation.jacobian(gradient, factor, scale, rows, examples, use.arrangement.shape)[0]
 
 
 def _check_close(together: Tensor, alone: Tensor, what: str) -> None:

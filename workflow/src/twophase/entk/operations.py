@@ -24,33 +24,32 @@ class OuterProduct:
     """``d f / d W[c, d] = sum_s g[s, c] x[s, d]``.
 
     Attributes:
-        channel_axis: The output's axis c.
+        channel_axes: The output's axes that c counts.
         features: How the x of one node are read, given the rows.
-        input_first: Whether the parameter is stored as ``(d, c)``.
+        ordered: Brings Jacobians ``(n, q, C, D)`` to the order in which the operation takes the parameter.
+        rows_first: Whether rows can only be the output's first axis.
     """
 
-    channel_axis: int
+    channel_axes: tuple[int, ...]
     features: Callable[[Node, Rows, int], tuple[Features, Tensor]]
-    input_first: bool = False
+    ordered: Callable[[Tensor, Features], Tensor]
+    rows_first: bool = False
+
+    def channels(self, sizes: tuple[int, ...]) -> int:
+        """Number C of channels of an output of these sizes."""
+        return math.prod(sizes[axis] for axis in self.channel_axes)
 
     def gradient(self, gradient: Tensor, rows: Rows, examples: int) -> Tensor:
         """Bring a gradient of the output to ``(n, positions, channels)``."""
         parted = rows.split(gradient, examples)
-        # Splitting moves the row axis to the front and adds one.
-        parted = parted if self.channel_axis == -1 else parted.movedim(self.channel_axis + 1, -1)
-        return parted.flatten(1, -2)
-
-    def in_parameter_order(self, jacobian: Tensor, features: Features, shape: tuple[int, ...]) -> Tensor:
-        """Bring Jacobians ``(n, q, C, D)`` to the order of a parameter of this shape, ``(n, q, size)``."""
-        if self.input_first:
-            return jacobian.transpose(2, 3).flatten(2)
-        if isinstance(features, ConvolutionFeatures):  # D counts pixels of the kernel, then channels
-            return jacobian.unflatten(3, (-1, shape[1])).transpose(3, 4).flatten(2)
-        return jacobian.flatten(2)
+        axes = tuple(rows.place(axis) for axis in self.channel_axes)
+        parted = parted.movedim(axes, tuple(range(-len(axes), 0)))
+        return parted.reshape(examples, -1, self.channels(gradient.shape))
 
     def fits(self, rows: Rows, dimensions: int) -> bool:
         """Whether an output of so many dimensions can have its rows there."""
-        return rows.axis == 0 if self.channel_axis == 1 else rows.axis < dimensions - 1
+        channels = {axis % dimensions for axis in self.channel_axes}
+        return rows.axis == 0 if self.rows_first else rows.axis not in channels
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class ScaledSum:
         self, gradient: Tensor, factor: Tensor | None, scale: float, rows: Rows, examples: int, shape: tuple[int, ...]
     ) -> Tensor:
         """Gradient of the parameter for each example, ``(n, size)``, from that of the output."""
-        kept = [axis + 1 + (axis < rows.axis) for axis in self.kept_axes(shape, gradient.ndim)]
+        kept = [rows.place(axis) for axis in self.kept_axes(shape, gradient.ndim)]
         values = rows.split(gradient if factor is None else gradient * factor, examples)
         summed = [axis for axis in range(1, values.ndim) if axis not in kept]
         values = values.sum(summed) if summed else values
@@ -101,32 +100,70 @@ def operation_of(use: Use) -> OuterProduct | ScaledSum | None:
     Returns:
         What gives the parameter's gradient.
     """
-    rule = RULES.get((use.node.name(), use.slot, use.transposed))
+    rule = RULES.get((use.node.name(), use.slot))
     return None if rule is None else rule(use.node)
 
 
-def _linear(node: Node, transposed: bool, saved: str) -> OuterProduct | None:
+def _matrix_product(
+    node: Node, other: str, channels: tuple[int, ...], ordered: Callable[[Tensor, Features], Tensor]
+) -> OuterProduct | None:
+    """Of a product whose other factor is saved under this name; several products side by side are groups."""
     if getattr(node, "_saved_alpha", 1) != 1:
         return None
 
     def features(node: Node, rows: Rows, examples: int) -> tuple[Features, Tensor]:
-        values = rows.split(getattr(node, saved), examples)
-        return DenseFeatures(values.shape[1], values.shape[2]), values
+        values = rows.split(getattr(node, other), examples)  # (n, S, [G,] D)
+        groups = math.prod(values.shape[2:-1])
+        values = values if groups > 1 else values.flatten(2)
+        return DenseFeatures(values.shape[1], values.shape[-1], groups), values
 
-    return OuterProduct(-1, features, input_first=not transposed)
+    return OuterProduct(channels, features, ordered)
 
 
-def _convolution(node: Node) -> OuterProduct | None:
-    if node._saved_transposed:
-        return None
+def _as_it_is(jacobian: Tensor, features: Features) -> Tensor:
+    return jacobian
 
+
+def _inputs_first(jacobian: Tensor, features: Features) -> Tensor:
+    return jacobian.unflatten(2, (features.groups, -1)).transpose(3, 4)
+
+
+def _convolution(node: Node) -> OuterProduct:
     def features(node: Node, rows: Rows, examples: int) -> tuple[Features, Tensor]:
         kernel = tuple(node._saved_weight.shape[2:])
         values = rows.split(node._saved_input, examples).movedim(2, -1)
-        geometry = (tuple(node._saved_stride), tuple(node._saved_padding), tuple(node._saved_dilation))
-        return ConvolutionFeatures(tuple(values.shape[1:]), kernel, *geometry, node._saved_groups), values
+        stride, padding, dilation = (
+            tuple(getattr(node, f"_saved_{name}")) for name in ("stride", "padding", "dilation")
+        )
+        if node._saved_transposed:
+            values = _spread(values, stride, tuple(node._saved_output_padding))
+            padding = tuple(d * (k - 1) - p for k, p, d in zip(kernel, padding, dilation, strict=True))
+            stride = (1,) * len(stride)
+        geometry = (kernel, stride, padding, dilation, node._saved_groups)
+        return ConvolutionFeatures(tuple(values.shape[1:]), *geometry), values
 
-    return OuterProduct(1, features)
+    return OuterProduct((1,), features, _inputs_turned if node._saved_transposed else _taps_last, rows_first=True)
+
+
+def _spread(values: Tensor, stride: tuple[int, ...], more: tuple[int, ...]) -> Tensor:
+    """Images ``(n, r, *pixels, channels)`` with zeros between pixels: convolutions of these are transposed ones."""
+    n, images, *pixels, channels = values.shape
+    sides = [(side - 1) * step + 1 + extra for side, step, extra in zip(pixels, stride, more, strict=True)]
+    spread = values.new_zeros(n, images, *sides, channels)
+    places = tuple(slice(0, (side - 1) * step + 1, step) for side, step in zip(pixels, stride, strict=True))
+    spread[:, :, *places] = values
+    return spread
+
+
+def _taps_last(jacobian: Tensor, features: ConvolutionFeatures) -> Tensor:
+    """D counts pixels of the kernel, then channels; weights are ``(C, channels, *kernel)``."""
+    return jacobian.unflatten(3, (math.prod(features.kernel), -1)).transpose(3, 4)
+
+
+def _inputs_turned(jacobian: Tensor, features: ConvolutionFeatures) -> Tensor:
+    """A transposed convolution's weights are ``(groups, channels, C, *kernel)``, the kernel turned round."""
+    parted = jacobian.unflatten(3, (math.prod(features.kernel), -1)).flip(3)
+    return parted.unflatten(2, (features.groups, -1)).permute(0, 1, 2, 5, 3, 4)
 
 
 def _embedding(node: Node) -> OuterProduct | None:
@@ -141,7 +178,7 @@ def _embedding(node: Node) -> OuterProduct | None:
         values = rows.split(indices, examples).flatten(1)
         return IndexFeatures(values.shape[1], int(node._saved_weight_sym_argsize_0)), values
 
-    return OuterProduct(-1, features, input_first=True)
+    return OuterProduct((-1,), features, _inputs_first)
 
 
 def _batch_normalized(node: Node) -> Tensor:
@@ -169,32 +206,38 @@ def _one(node: Node) -> None:
     return None
 
 
-RULES: dict[tuple[str, int, bool], Callable[[Node], OuterProduct | ScaledSum | None]] = {
-    ("AddmmBackward0", 2, True): lambda node: _linear(node, True, "_saved_mat1"),
-    ("AddmmBackward0", 2, False): lambda node: _linear(node, False, "_saved_mat1"),
-    ("MmBackward0", 1, True): lambda node: _linear(node, True, "_saved_self"),
-    ("MmBackward0", 1, False): lambda node: _linear(node, False, "_saved_self"),
-    ("ConvolutionBackward0", 1, False): _convolution,
-    ("EmbeddingBackward0", 0, False): _embedding,
-    ("AddmmBackward0", 0, False): lambda node: ScaledSum(_one, lambda node: node._saved_beta),
-    ("ConvolutionBackward0", 2, False): lambda node: ScaledSum(_one, channel_axis=1),
-    ("NativeGroupNormBackward0", 1, False): lambda node: ScaledSum(_group_normalized, channel_axis=1),
-    ("NativeGroupNormBackward0", 2, False): lambda node: ScaledSum(_one, channel_axis=1),
-    ("NativeLayerNormBackward0", 1, False): lambda node: ScaledSum(_layer_normalized),
-    ("NativeLayerNormBackward0", 2, False): lambda node: ScaledSum(_one),
-    ("AddBackward0", 0, False): lambda node: ScaledSum(_one),
-    ("AddBackward0", 1, False): lambda node: ScaledSum(_one, lambda node: node._saved_alpha),
-    ("SubBackward0", 0, False): lambda node: ScaledSum(_one),
-    ("SubBackward0", 1, False): lambda node: ScaledSum(_one, lambda node: -node._saved_alpha),
-    ("ExpandBackward0", 0, False): lambda node: ScaledSum(_one),
-    ("RepeatBackward0", 0, False): lambda node: ScaledSum(_one),
-    ("PreluKernelBackward0", 1, False): lambda node: ScaledSum(lambda node: node._saved_self.clamp(max=0)),
-    ("MulBackward0", 0, False): lambda node: ScaledSum(lambda node: node._saved_other),
-    ("MulBackward0", 1, False): lambda node: ScaledSum(lambda node: node._saved_self),
+RULES: dict[tuple[str, int], Callable[[Node], OuterProduct | ScaledSum | None]] = {
+    ("MmBackward0", 0): lambda node: _matrix_product(node, "_saved_mat2", (0,), _as_it_is),
+    ("MmBackward0", 1): lambda node: _matrix_product(node, "_saved_self", (1,), _inputs_first),
+    ("MvBackward0", 1): lambda node: _matrix_product(node, "_saved_self", (), _as_it_is),
+    ("AddmmBackward0", 0): lambda node: ScaledSum(_one, lambda node: node._saved_beta),
+    ("AddmmBackward0", 1): lambda node: _matrix_product(node, "_saved_mat2", (0,), _as_it_is),
+    ("AddmmBackward0", 2): lambda node: _matrix_product(node, "_saved_mat1", (1,), _inputs_first),
+    ("BmmBackward0", 0): lambda node: _matrix_product(node, "_saved_mat2", (0, 1), _as_it_is),
+    ("BmmBackward0", 1): lambda node: _matrix_product(node, "_saved_self", (0, 2), _inputs_first),
+    ("BaddbmmBackward0", 0): lambda node: ScaledSum(_one, lambda node: node._saved_beta),
+    ("BaddbmmBackward0", 1): lambda node: _matrix_product(node, "_saved_batch2", (0, 1), _as_it_is),
+    ("BaddbmmBackward0", 2): lambda node: _matrix_product(node, "_saved_batch1", (0, 2), _inputs_first),
+    ("ConvolutionBackward0", 1): _convolution,
+    ("ConvolutionBackward0", 2): lambda node: ScaledSum(_one, channel_axis=1),
+    ("EmbeddingBackward0", 0): _embedding,
+    ("NativeGroupNormBackward0", 1): lambda node: ScaledSum(_group_normalized, channel_axis=1),
+    ("NativeGroupNormBackward0", 2): lambda node: ScaledSum(_one, channel_axis=1),
+    ("NativeLayerNormBackward0", 1): lambda node: ScaledSum(_layer_normalized),
+    ("NativeLayerNormBackward0", 2): lambda node: ScaledSum(_one),
+    ("AddBackward0", 0): lambda node: ScaledSum(_one),
+    ("AddBackward0", 1): lambda node: ScaledSum(_one, lambda node: node._saved_alpha),
+    ("SubBackward0", 0): lambda node: ScaledSum(_one),
+    ("SubBackward0", 1): lambda node: ScaledSum(_one, lambda node: -node._saved_alpha),
+    ("ExpandBackward0", 0): lambda node: ScaledSum(_one),
+    ("RepeatBackward0", 0): lambda node: ScaledSum(_one),
+    ("PreluKernelBackward0", 1): lambda node: ScaledSum(lambda node: node._saved_self.clamp(max=0)),
+    ("MulBackward0", 0): lambda node: ScaledSum(lambda node: node._saved_other),
+    ("MulBackward0", 1): lambda node: ScaledSum(lambda node: node._saved_self),
 }
 for _name in ("NativeBatchNormBackward0", "CudnnBatchNormBackward0"):
-    RULES[_name, 1, False] = lambda node: _batch_norm(node, _batch_normalized)
-    RULES[_name, 2, False] = lambda node: _batch_norm(node, _one)
+    RULES[_name, 1] = lambda node: _batch_norm(node, _batch_normalized)
+    RULES[_name, 2] = lambda node: _batch_norm(node, _one)
 
 # Where the operations of outer products take a bias.
 BIAS_SLOTS = {"AddmmBackward0": 0, "ConvolutionBackward0": 2}

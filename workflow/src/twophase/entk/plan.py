@@ -17,7 +17,7 @@ from twophase.entk.terms import ExplicitTerm, Shape
 PIECE, LARGEST_PIECE = 32, 512  # examples passed together: enough for the operations to run at their best
 PIECE_BYTES = 64 << 20  # of activations of a piece, if that is more than PIECE examples
 BACKWARD_FACTOR = 6  # bytes alive in a backward pass, over those of the largest activation
-FLOOR = 4 << 20  # what libraries allocate for themselves
+FLOOR = 8 << 20  # what libraries allocate for themselves: copies of factors in products, 5 MB were measured
 WEIGHT_COPIES = 3  # the engine's own, one in another order, and gradients while the network is inspected
 CHECKED_COPIES = 6  # of parameters taken times numbers or derived from, while examples' independence is checked
 SCATTERED = 2  # memory between tensors, while freed memory is kept: up to 2.4 times the tensors' own was measured
@@ -205,7 +205,7 @@ def _bias_beside(
             # `torch.addmm` may add one number to all channels.
             by_channel = network.parameters[name].numel() == use.channels
             as_taken = by_channel and uses[0].scale == use.scale and not uses[0].derived
-            if same_node and as_taken and uses[0].signature[1:3] == (slot, False):
+            if same_node and as_taken and uses[0].signature[1] == slot:
                 return name
     return None
 

@@ -238,7 +238,7 @@ class _ExplicitReader:
 
     def __init__(self, use: Use, known: KnownUse, target: Tensor):
         self.parameter, self.node, self.scale = use.parameter, use.node, use.scale
-        self.known, self.target, self.shape = known, target, use.shape
+        self.known, self.target, self.arrangement = known, target, use.arrangement
         self.staged: Tensor | None = None
         self.rule = operation_of(use)
         if isinstance(self.rule, OuterProduct):
@@ -256,8 +256,8 @@ class _ExplicitReader:
             parted = self.rule.gradient(gradient, rows, examples)
             self.staged[:, :, logit] = parted if self.scale == 1 else parted * self.scale
         else:
-            value = self.rule.jacobian(gradient, self.factor, self.scale, rows, examples, self.shape)
-            self.target[:, logit] += value
+            value = self.rule.jacobian(gradient, self.factor, self.scale, rows, examples, self.arrangement.shape)
+            self.target[:, logit] += self.arrangement.restored(value.unsqueeze(1))[:, 0]
 
     def finish(self) -> None:
         """Form an outer product's Jacobian in the parameter's own order."""
@@ -267,7 +267,7 @@ class _ExplicitReader:
         product = self.staged.new_empty(*self.target.shape[:2], self.known.channels * self.features.width)
         add_jacobian(product, self.staged, dense)
         product = product.unflatten(2, (self.known.channels, -1))
-        self.target += self.rule.in_parameter_order(product, self.features, self.shape)
+        self.target += self.arrangement.restored(self.rule.ordered(product, self.features))
 
 
 class _DerivedReader:

@@ -43,6 +43,10 @@ class Rows:
         order = (self.axis, self.axis + 1) if self.example_major else (self.axis + 1, self.axis)
         return parted.movedim(order, (0, 1))
 
+    def place(self, axis: int) -> int:
+        """Where another axis is after `split`; negative ones are behind that of the rows, and stay."""
+        return axis if axis < 0 else axis + 1 + (axis < self.axis)
+
 
 def possible_rows(joint: tuple[int, ...], smaller: tuple[int, ...], examples: int, fewer: int = 1) -> list[Rows]:
     """Return the ways in which a tensor of several examples can hold their rows.

@@ -130,7 +130,7 @@ def add_jacobian(result: Tensor, gradients: Tensor, dense: Tensor) -> None:
     parted = gradients.view(n, positions, logits, groups, channels // groups).permute(0, 3, 2, 4, 1)
     product = parted.reshape(n, groups, -1, positions) @ dense.transpose(1, 2)  # (n, G, q C / G, D)
     product = product.view(n, groups, logits, channels // groups, -1).transpose(1, 2)
-    result.copy_(product.reshape(n, logits, -1))
+    result.view(product.shape).copy_(product)
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Where a network uses its parameters, read off autograd's graph: every use is found, wherever it is written.
 
-Between a parameter and the operation that takes it, views, transposition and factors are looked through. What else is
-made of parameters alone, such as a weight that is normalised or masked, or position embeddings, is **derived**: the
-operation takes the derived tensor z, and the parameter's Jacobian is that of z times dz/dp.
+Between a parameter and the operation that takes it, views, permutations of axes and factors are looked through. What
+else is made of parameters alone, such as a weight that is normalised or masked, or position embeddings, is **derived**:
+the operation takes the derived tensor z, and the parameter's Jacobian is that of z times dz/dp.
 """
 
 from collections import defaultdict
@@ -12,8 +12,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
+from twophase.entk.arrangement import Arrangement
+
 # Operations that keep all elements in their order.
-VIEWS = {"ViewBackward0", "UnsafeViewBackward0", "UnsqueezeBackward0", "SqueezeBackward0", "SqueezeBackward1"}
+VIEWS = {
+    *("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "CloneBackward0"),
+    *("UnsqueezeBackward0", "SqueezeBackward0", "SqueezeBackward1", "SqueezeBackward2"),
+}
 
 
 @dataclass(frozen=True)
@@ -24,9 +29,7 @@ class Use:
         parameter: The parameter's name.
         node: The operation's node in the graph.
         slot: Which of the operation's arguments the parameter is.
-        transposed: Whether the operation takes the transpose of the parameter, a matrix.
-        shape: Shape of the parameter or derived tensor, or of the view of all its elements in their order that the
-            operation takes.
+        arrangement: Shape and order in which the operation takes the elements of the parameter or derived tensor.
         scale: A number that the operation takes it times.
         derived: The derived tensor, as autograd names it; None for the parameter itself.
         path: Operations by which it was derived, and this one: name, slot and shape of the result.
@@ -35,8 +38,7 @@ class Use:
     parameter: str
     node: Node
     slot: int
-    transposed: bool
-    shape: tuple[int, ...]
+    arrangement: Arrangement
     scale: float = 1.0
     derived: GradientEdge | None = None
     path: tuple = ()
@@ -54,7 +56,7 @@ class Use:
     @property
     def signature(self) -> tuple:
         """What is the same in every forward pass of one network."""
-        return self.node.name(), self.slot, self.transposed, self.shape, self.scale, self.path[:-1]
+        return self.node.name(), self.slot, self.arrangement, self.scale, self.path[:-1]
 
 
 def nodes(outputs: Tensor) -> list[Node]:
@@ -98,10 +100,10 @@ def find_uses(
             consumers[source].append((node, slot, number))
     uses: dict[str, list[Use]] = {name: [] for name in leaves}
     for name, holder in holders.items():
-        shape = tuple(leaves[name].shape)
-        uses[name] = list(_Search(name, consumers, derivations).behind(GradientEdge(holder, 0), shape))
+        whole = Arrangement(tuple(leaves[name].shape))
+        uses[name] = list(_Search(name, consumers, derivations).behind(GradientEdge(holder, 0), whole))
         if not consumers[holder]:  # the network returns the parameter itself
-            uses[name].append(Use(name, holder, 0, False, shape))
+            uses[name].append(Use(name, holder, 0, whole))
     return uses
 
 
@@ -117,46 +119,55 @@ class _Search:
     def behind(
         self,
         source: GradientEdge,
-        shape: tuple[int, ...],
-        transposed: bool = False,
+        seen: Arrangement,
         scale: float = 1.0,
         derived: GradientEdge | None = None,
         path: tuple = (),
     ) -> Iterator[Use]:
-        """Uses of a tensor: the parameter, one derived from it, a view or multiple of these."""
+        """Uses of a tensor: the parameter, one derived from it, a view, permutation or multiple of these."""
         for node, slot, number in self.consumers[source.node]:
             if number != source.output_nr:
                 continue
             sizes, edge = tuple(node._input_metadata[0].shape), GradientEdge(node, 0)
             here = (*path, (node.name(), slot, sizes))
             if not self.consumers[node]:  # the network returns it
-                yield Use(self.name, node, slot, transposed, shape, scale, derived, here)
-            elif node.name() in VIEWS and not transposed:
-                yield from self.behind(edge, sizes, transposed, scale, derived, path)
-            elif _transposes(node):
-                yield from self.behind(edge, shape, not transposed, scale, derived, path)
+                yield Use(self.name, node, slot, seen, scale, derived, here)
+            elif node.name() in VIEWS:
+                yield from self.behind(edge, seen.viewed(sizes), scale, derived, path)
+            elif (order := _order(node, len(seen.shape))) is not None:
+                yield from self.behind(edge, seen.permuted(order), scale, derived, path)
             elif (factor := _factor(node, slot)) is not None:
-                yield from self.behind(edge, shape, transposed, scale * factor, derived, path)
+                yield from self.behind(edge, seen, scale * factor, derived, path)
             elif (self.name, here) not in self.derivations:
-                yield Use(self.name, node, slot, transposed, shape, scale, derived, here)
+                yield Use(self.name, node, slot, seen, scale, derived, here)
             elif node not in self.passed:  # all ways to a derived tensor are one, as its derivative counts them
                 self.passed.add(node)
                 for number, metadata in enumerate(node._input_metadata):
                     result = GradientEdge(node, number)
-                    yield from self.behind(result, tuple(metadata.shape), derived=result, path=(*here, number))
+                    yield from self.behind(
+                        result, Arrangement(tuple(metadata.shape)), derived=result, path=(*here, number)
+                    )
 
 
-def _transposes(node: Node) -> bool:
-    """Whether an operation transposes a matrix."""
+def _order(node: Node, dimensions: int) -> tuple[int, ...] | None:
+    """The axes of its argument in the order of an operation that permutes them; None if it does something else."""
+    order = list(range(dimensions))
     match node.name():
         case "TBackward0":
-            return True
+            order.reverse()
         case "PermuteBackward0":
-            return [axis % 2 for axis in node._saved_dims] == [1, 0]
+            order = [_axis(saved, dimensions) for saved in node._saved_dims]
         case "TransposeBackward0":
-            matrix = len(node._input_metadata[0].shape) == 2
-            return matrix and (node._saved_dim0 - node._saved_dim1) % 2 == 1
-    return False
+            one, other = _axis(node._saved_dim0, dimensions), _axis(node._saved_dim1, dimensions)
+            order[one], order[other] = other, one
+        case _:
+            return None
+    return tuple(order)
+
+
+def _axis(saved: int, dimensions: int) -> int:
+    """An axis, counted from the first; PyTorch shows negative ones as unsigned numbers of 64 bits."""
+    return (saved + dimensions) % 2**64 % dimensions
 
 
 def _factor(node: Node, slot: int) -> float | None:
