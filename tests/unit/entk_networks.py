@@ -887,6 +887,11 @@ def _spectral_layer(net, x):
     return torch.fft.irfft(spectrum, n=4, dim=1).tanh() @ net.u
 
 
+def _complex_products(net, x):
+    """Real parameters of complex results: their gradients are real parts."""
+    return (torch.fft.fft(x + net.p) * net.q * (1 + 2j) + net.p).abs() @ net.u
+
+
 def _some_zero(net, x):
     return (x @ net.w) * (1 + 0 * net.p) + net.q.detach() * net.q.clamp(max=-50)
 
@@ -909,6 +914,9 @@ _raw("chosen_parameters", _chosen, p=(4,), q=(4,), w=(4, 3))
 _raw("copied_parameters", _copied, w=(4, 4), p=(4,))
 _raw("normalised_weights", _normalised_weights, w=(4, 4), scale=(), u=(4, 3))
 _raw("fourier_filters", _spectral_layer, w=(4, 4), filters=(3, 2), u=(4, 3))
+_raw("complex_products", _complex_products, p=(4,), q=(4,), u=(4, 3))
+_raw("sparse_products", lambda net, x: x.relu().to_sparse() @ net.w, w=(4, 3))
+_raw("sparse_rows", lambda net, x: torch.sparse.mm(x.relu().to_sparse_csr(), net.w).tanh(), w=(4, 3))
 _raw("gradients_of_zero", _some_zero, w=(4, 3), p=(3,), q=(3,))
 _raw("gain_only", lambda net, x: net.p * x, p=(4,))
 _raw("gain_as_large_as_the_batch", lambda net, x: (net.p * x[:, :1]) @ net.u, p=(4,), u=(4, 3))

@@ -285,6 +285,22 @@ def test_what_examples_share_is_counted_once():
     assert measure_growth(attention, tokens(1)) == measure_footprint(attention, tokens(1))
 
 
+class Sparse(nn.Module):
+    """A product with sparse inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x):
+        return x.to_sparse() @ self.weight
+
+
+def test_sparse_tensors_count_as_indices_and_values():
+    footprint = measure_footprint(FunctionalNetwork.of(Sparse()), torch.tensor([[1.0, 0, 2, 0]]))
+    assert (footprint.activations, footprint.largest) == (2 * 2 * 8 + 2 * 4 + 3 * 4, 2 * 2 * 8)
+
+
 @pytest.mark.parametrize("kernel", ["full", "trace"])
 def test_few_positions_are_deferred(kernel):
     """Else the test above says nothing of them."""

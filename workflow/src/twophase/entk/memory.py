@@ -132,15 +132,28 @@ def _kept(network: FunctionalNetwork, inputs: Tensor) -> list[int]:
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in constant:
-            kept[storage.data_ptr()] = storage.nbytes()
+        for part in _parts(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in constant:
+                kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # The outputs hold the graph, and so the addresses apart, until the counting is over.
         outputs = network(leaves, inputs)
     return [*kept.values(), outputs.numel() * outputs.element_size()]
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """What a tensor consists of: sparse ones of indices and values. Rare layouts aren't counted."""
+    match tensor.layout:
+        case torch.strided:
+            return (tensor,)
+        case torch.sparse_coo:
+            return tensor._indices(), tensor._values()
+        case torch.sparse_csr:
+            return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return ()
 
 
 def plan_blocks(footprint: Footprint, examples: int, classes: int, budget: int) -> Blocks:

@@ -101,7 +101,8 @@ def operation_of(use: Use) -> OuterProduct | ScaledSum | None:
         What gives the parameter's gradient.
     """
     rule = RULES.get((use.node.name(), use.slot))
-    return None if rule is None else rule(use.node)
+    # The gradient of a real parameter is the real part of what the rules give for complex results.
+    return None if rule is None or use.node._input_metadata[0].dtype.is_complex else rule(use.node)
 
 
 def _matrix_product(
