@@ -799,6 +799,12 @@ def tied_layers():
     return Net(forward, encoder=encoder, decoder=decoder, head=nn.Linear(4, 3))
 
 
+@network(VECTORS)
+def module_of_two_names():
+    shared = sequential(nn.Linear(4, 4), nn.Tanh(), nn.BatchNorm1d(4))
+    return sequential(shared, nn.Tanh(), shared, nn.Linear(4, 3))
+
+
 @network(images(4, 3, 3))
 def tied_kinds():
     """A weight of a convolution and a linear layer; a bias that is also the gain of a norm."""

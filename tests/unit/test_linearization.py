@@ -243,7 +243,10 @@ def test_float32(name):
 # The ways to J delta --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["conv_stack", "batch_norm_2d", "vision_transformer", "tied_kinds", "only_biases"])
+@pytest.mark.parametrize(
+    "name",
+    ["conv_stack", "batch_norm_2d", "vision_transformer", "tied_kinds", "only_biases", "module_of_two_names"],
+)
 @pytest.mark.parametrize("way", PUSHES)
 def test_every_way(name, way, monkeypatch):
     monkeypatch.setattr(network, "PUSHES", {way: PUSHES[way]})

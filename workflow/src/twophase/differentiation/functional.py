@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +38,27 @@ class FunctionalNetwork:
     def __call__(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """Return the outputs, ``(n, K)``, of inputs ``(n, *d)`` at the given parameters."""
         versions = [p._version for p in parameters.values()]
-        # tie_weights, on by default, hands a tied parameter to every module that holds it.
-        # Inputs are copied, as some networks write into them; so are frozen parameters and buffers, once.
-        outputs = functional_call(self.model, self.constants | parameters, (inputs.clone(),))
+        values = self.constants | parameters
+        values |= {name: values[first] for name, first in self._tied.items() if first in values}
+        # Inputs are copied, as some networks write into them; so are frozen parameters and buffers, once. With
+        # tie_weights, PyTorch 2.14 doesn't put back the parameters of a module that has two names (its issue 164759).
+        outputs = functional_call(self.model, values, (inputs.clone(),), tie_weights=False)
         changed = [name for name, old in zip(parameters, versions, strict=True) if parameters[name]._version != old]
         if changed:
             raise ModelError(f"The network's forward pass writes into its parameter {changed[0]}.")
         return outputs
+
+    @cached_property
+    def _tied(self) -> dict[str, str]:
+        """Other names of tensors that several modules hold, and their first; of each module's names only one."""
+        first: dict[Tensor, str] = {}
+        tied = {}
+        for path, module in self.model.named_modules():
+            for own, tensor in (*module._parameters.items(), *module._buffers.items()):
+                name = f"{path}.{own}" if path else own
+                if tensor is not None and first.setdefault(tensor, name) != name:
+                    tied[name] = first[tensor]
+        return tied
 
     @property
     def size(self) -> int:
