@@ -20,7 +20,8 @@ FORWARD = [
     "embedding", "tied_layers", "tied_kinds", "siamese", "hyper_network", "spectral_norm", "lstm", "gru",
     "routed_rows", "in_place", "packed_attention", "video_time_major", "only_biases", "unused_layers", "zero_head",
     "dead_layers", "parameter_list", "straight_through", "log_probabilities", "one_logit", "fourier_filters",
-    "module_of_two_names", "attention_by_einsum", "gradient_of_inputs", "double_inside", "checkpointed", "branching", "counting_calls",
+    "module_of_two_names", "attention_by_einsum", "gradient_of_inputs", "double_inside",
+    "checkpointed", "branching", "counting_calls",
 ]  # fmt: skip
 # No forward-mode rule, or one that doesn't give what backward passes do: a hook, a padded embedding.
 TWICE = ["custom_backward", "weight_norm", "packed_sequences", "hooked_gradient", "embedding_padded"]

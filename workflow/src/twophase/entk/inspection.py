@@ -201,7 +201,14 @@ class _Comparison:
             sight = _Sight(
                 use, gradients, single, self.own.get(single.node), self.joint.numbers.get(use.node), derivations
             )
-            found = sight.known(candidates)
+            try:
+                found = sight.known(candidates)
+            except ModelError:
+                if len(uses) == 1 and use.signature == single.signature:
+                    raise
+                # PyTorch may take several uses in another order where an example is alone, as by `torch.einsum`.
+                # Whether examples are independent is checked otherwise for parameters without known uses.
+                return None, False
             passable = use.derived is None or can_be_pulled_back(use.derived, self.joint.leaves[name])
             if len(found) != 1 or not passable:
                 return None, len(found) > 1
