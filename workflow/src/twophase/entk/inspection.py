@@ -176,7 +176,13 @@ class _Comparison:
     def of(cls, network: FunctionalNetwork, sample: Tensor) -> "_Comparison":
         """Pass a few examples; refuse networks whose outputs for the first differ."""
         joint, alone = Pass.of(network, sample), Pass.of(network, sample[:1])
-        _check_close(joint.outputs[:1], alone.outputs, "outputs")
+        if not _close(joint.outputs[:1], alone.outputs):
+            difference = (joint.outputs[:1] - alone.outputs).abs().max()
+            raise ModelError(
+                "The network's output for one example depends on the others, or on chance: with others and alone it "
+                f"differs by {difference:.3g}, of {alone.outputs.abs().max():.3g}. BatchNorm must use its running "
+                "statistics."
+            )
         derivations = find_derivations(joint.outputs, joint.leaves, alone.outputs, alone.leaves)
         joint, alone = joint.behind(derivations), alone.behind(derivations)
         same = joint.signatures == alone.signatures
@@ -201,14 +207,7 @@ class _Comparison:
             sight = _Sight(
                 use, gradients, single, self.own.get(single.node), self.joint.numbers.get(use.node), derivations
             )
-            try:
-                found = sight.known(candidates)
-            except ModelError:
-                if len(uses) == 1 and use.signature == single.signature:
-                    raise
-                # PyTorch may take several uses in another order where an example is alone, as by `torch.einsum`.
-                # Whether examples are independent is checked otherwise for parameters without known uses.
-                return None, False
+            found = sight.known(candidates)
             passable = use.derived is None or can_be_pulled_back(use.derived, self.joint.leaves[name])
             if len(found) != 1 or not passable:
                 return None, len(found) > 1
@@ -253,17 +252,15 @@ class _Sight:
 
     def known(self, candidates: list[Rows]) -> list[KnownUse]:
         """What the use is with each of the rows that give the first example what it has alone."""
-        found = []
-        for rows in candidates:
-            try:
-                found.append(self._checked(rows))
-            except ModelError:
-                if len(candidates) == 1:
-                    raise
+        found = [self._checked(rows) for rows in candidates]
         return [use for use in found if use is not None]
 
     def _checked(self, rows: Rows) -> KnownUse | None:
-        """A known use, after comparing features and gradients of the first example with those that it has alone."""
+        """A known use, if features and gradients of the first example are those that it has alone.
+
+        They aren't if examples depend on each other; or if PyTorch takes several uses of a parameter in another order
+        for one example, as by `torch.einsum`.
+        """
         operation, examples = operation_of(self.use), len(self.gradients)
         same = self.use.signature == self.single.signature
         own_rows = rows if same else _rows_of_one(self.single)
@@ -277,7 +274,7 @@ class _Sight:
                 return None
             moved = torch.linalg.vector_norm(first - own)
             if not moved <= GRADIENT_TOLERANCE * torch.linalg.vector_norm(own):
-                raise ModelError(_coupled("gradients", moved, torch.linalg.vector_norm(own)))
+                return None
         derived = 0 if self.use.derived is None else math.prod(self.use.arrangement.shape)
         known, own = (
             KnownUse(use.signature, self.number, where, 0, None, _number(use), derived, self.derivations)
@@ -289,9 +286,8 @@ class _Sight:
                 own_features, own_values = operation_of(self.single).features(self.single.node, own_rows, 1)
             except (GraphChanged, NotImplementedError):  # sparse tensors have no views
                 return None
-            if features != own_features:
+            if features != own_features or not _close(values[:1], own_values):
                 return None
-            _check_close(values[:1], own_values, "intermediate results")
             channels = operation.channels(self.use.sizes)
             known, own = (replace(use, channels=channels, features=features) for use in (known, own))
         return known if same else replace(known, alone=own)
@@ -327,18 +323,9 @@ def _gradient(use: Use, rows: Rows, gradient: Tensor, examples: int, *, whole: b
     return operation.jacobian(gradient, factor, scale, rows, examples, use.arrangement.shape)[0]
 
 
-def _check_close(together: Tensor, alone: Tensor, what: str) -> None:
-    """Refuse values that differ by more than rounding can."""
+def _close(together: Tensor, alone: Tensor) -> bool:
+    """Whether values differ by no more than rounding can."""
     if not together.is_floating_point():
-        return
+        return True
     difference, size = (together - alone).detach().abs().max(), alone.detach().abs().max()
-    if math.isfinite(size) and not difference <= torch.finfo(alone.dtype).eps ** 0.5 * size:
-        raise ModelError(_coupled(what, difference, size))
-
-
-def _coupled(what: str, difference: Tensor, size: Tensor) -> str:
-    return (
-        f"The network's output for one example depends on the others, or on chance: {TOGETHER} examples together and "
-        f"one of them alone give {what} that differ by {difference:.3g}, of {size:.3g}. BatchNorm must use its running "
-        "statistics."
-    )
+    return not math.isfinite(size) or bool(difference <= torch.finfo(alone.dtype).eps ** 0.5 * size)
