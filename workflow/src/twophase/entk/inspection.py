@@ -177,11 +177,11 @@ class _Comparison:
         """Pass a few examples; refuse networks whose outputs for the first differ."""
         joint, alone = Pass.of(network, sample), Pass.of(network, sample[:1])
         if not _close(joint.outputs[:1], alone.outputs):
-            difference = (joint.outputs[:1] - alone.outputs).abs().max()
+            together, own = joint.outputs[:1].detach(), alone.outputs.detach()
             raise ModelError(
                 "The network's output for one example depends on the others, or on chance: with others and alone it "
-                f"differs by {difference:.3g}, of {alone.outputs.abs().max():.3g}. BatchNorm must use its running "
-                "statistics."
+                f"differs by {(together - own).abs().max():.3g}, of {own.abs().max():.3g}. BatchNorm must use its "
+                "running statistics."
             )
         derivations = find_derivations(joint.outputs, joint.leaves, alone.outputs, alone.leaves)
         joint, alone = joint.behind(derivations), alone.behind(derivations)
@@ -301,14 +301,12 @@ def _number(use: Use) -> float:
 
 def _rows_of_one(use: Use) -> Rows | None:
     """The rows of an operation on one example, all of them its own; None if it can't be that."""
-    operation, sizes = operation_of(use), use.sizes
+    operation, sizes, seen = operation_of(use), use.sizes, use.arrangement.shape
     everything = [Rows(axis, size, True) for axis, size in enumerate(sizes)]
     if isinstance(operation, OuterProduct):
         fitting = [rows for rows in everything if operation.fits(rows, len(sizes))]
     else:
-        fitting = [
-            rows for rows in everything if operation is not None and operation.fits(rows, use.arrangement.shape, sizes)
-        ]
+        fitting = [rows for rows in everything if operation is not None and operation.fits(rows, seen, sizes)]
     return fitting[0] if fitting else None
 
 
