@@ -860,9 +860,8 @@ def _one_weight_in_many_orders(net, x):
     w = net.w.view(4, 4)
     h = torch.einsum("ntd,hed->nthe", x, net.w).flatten(2).tanh() + x @ w
     h = torch.einsum("nthe,hed->ntd", h.unflatten(2, (2, 2)), net.w).tanh() + F.linear(x, w, w[0])
-    h = h + torch.einsum("nthe,dhe->ntd", h.unflatten(2, (2, 2)), net.w.movedim(2, 0)) * net.w.permute(1, 0, 2).flatten(
-        0, 1
-    )
+    factor = net.w.permute(1, 0, 2).flatten(0, 1)
+    h = h + torch.einsum("nthe,dhe->ntd", h.unflatten(2, (2, 2)), net.w.movedim(2, 0)) * factor
     return h.sum(1) @ net.u
 
 

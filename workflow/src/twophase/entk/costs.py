@@ -50,7 +50,7 @@ def jacobian_cost(shape: Shape, rates: Rates) -> Cost:
     gradients = q * x.positions * c * size
     # Features and gradients are copied, Jacobians written: all leaves the cache.
     seconds = once / rates.at(rates.formation, x.positions) + 2 * (dense + gradients) / rates.bandwidth
-    grouped = 3 * held if x.groups > 1 else 0
+    grouped = 3 * held if x.groups > 1 else 0  # formed apart, in another order, and memory between tensors
     return Cost("jacobian", once, pair, seconds, pair / rates.product, held, gradients + 2 * dense + grouped)
 
 

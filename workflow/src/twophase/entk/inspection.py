@@ -124,7 +124,7 @@ def inspect(network: FunctionalNetwork, inputs: Tensor) -> dict[str, list[KnownU
         known |= {name: None if name in still else found.get(name) for name in ambiguous}
     doubtful = [name for name, uses in known.items() if uses is None or any(u.derived or u.scale != 1 for u in uses)]
     if doubtful:
-        check_decoupled(network.of_only(doubtful), inputs, together=TOGETHER)
+        check_decoupled(network.of_only(doubtful), sample, together=TOGETHER)
     return known
 
 
