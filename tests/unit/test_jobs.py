@@ -147,6 +147,42 @@ def test_sigterm_is_one_message_and_leaves_no_half_written_file(smk, tmp_path, c
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_second_sigterm_interrupts_neither_cleaning_nor_the_message(smk, tmp_path, capsys, monkeypatch):
+    """At a time limit SLURM sends two, 10 to 30 ms apart."""
+
+    def killed_while_writing(job):
+        try:
+            with whole_file(tmp_path / "values.txt") as temporary:
+                temporary.write_text("half")
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            job.log.info("cleaned")
+
+    def killed_while_saying(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        say(*arguments)
+
+    log = logging.getLogger(f"twophase.{smk.rule}")
+    say = log.error
+    monkeypatch.setattr(log, "error", killed_while_saying)
+    ended_before_it_was_said = []
+    before = signal.signal(signal.SIGTERM, lambda *_: ended_before_it_was_said.append(True))
+    try:
+        code, text, err = run(smk, killed_while_writing, capsys)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not ended_before_it_was_said
+    assert code == 143
+    assert [line.split(": ", 1)[1] for line in text.splitlines()] == [
+        "cleaned",
+        "error: ended by SIGTERM after 0 s; cancelled, or at its time limit",
+    ]
+    assert text == err
+    assert not list(tmp_path.glob("*values*"))
+
+
 def test_a_job_that_asks_for_no_gpu_sees_none_another_leases_one(smk, capsys):
     run(smk, lambda job: job.log.info("%r", os.environ["CUDA_VISIBLE_DEVICES"]), capsys)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

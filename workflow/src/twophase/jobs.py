@@ -74,28 +74,28 @@ def logged_job(smk) -> Iterator[Job]:
     sys.path.insert(0, str(Path.cwd()))
     log = _open_log(Path(smk.log[0]), smk.rule)
     start = time.monotonic()
-    try:
-        with _terminated_by_signal():
+    with _terminated_by_signal():
+        try:
             slots = smk.resources.get("jobs_per_gpu", 1)
             lease_devices(smk.resources.get("gpu", 0), jobs_per_device=slots, waiting=log.info)
             yield Job(log, smk.params.recipe, json.loads(smk.params.recipe), place_of(smk.wildcards))
-        log.info("done in %.1f s%s", time.monotonic() - start, _peak_of_gpu())
-    except Terminated:
-        log.error("error: ended by SIGTERM after %.0f s; cancelled, or at its time limit", time.monotonic() - start)
-        sys.exit(128 + signal.SIGTERM)
-    except Exception as error:
-        message = _message(error)
-        if message is None:
-            log.exception("error: unexpected")
-        else:
-            log.error("error: %s", message)
-            with suppress(OSError):
-                log.handlers[0].stream.write(traceback.format_exc())
-        sys.exit(1)
-    finally:
-        for handler in log.handlers:
-            with suppress(OSError):  # the log's disk is full; stderr has the message
-                handler.close()
+            log.info("done in %.1f s%s", time.monotonic() - start, _peak_of_gpu())
+        except Terminated:
+            log.error("error: ended by SIGTERM after %.0f s; cancelled, or at its time limit", time.monotonic() - start)
+            sys.exit(128 + signal.SIGTERM)
+        except Exception as error:
+            message = _message(error)
+            if message is None:
+                log.exception("error: unexpected")
+            else:
+                log.error("error: %s", message)
+                with suppress(OSError):
+                    log.handlers[0].stream.write(traceback.format_exc())
+            sys.exit(1)
+        finally:
+            for handler in log.handlers:
+                with suppress(OSError):  # the log's disk is full; stderr has the message
+                    handler.close()
 
 
 class Terminated(BaseException):
@@ -104,12 +104,16 @@ class Terminated(BaseException):
 
 @contextmanager
 def _terminated_by_signal() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated`, so that unfinished files are removed and the log says what happened."""
+    """Let SIGTERM raise `Terminated`, so that unfinished files are removed and the log says what happened.
+
+    Once: at a time limit SLURM sends two within 30 ms, and the second would end the process half-way through that.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread can set handlers
         return
 
     def terminate(number, frame):
+        signal.signal(number, signal.SIG_IGN)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminate)
