@@ -250,11 +250,10 @@ def test_a_limit_below_that_of_partitions_yaml_is_seen(on_slurm):
 
 def test_a_job_has_the_device_that_slurm_gave_it(on_slurm):
     script = on_slurm.project.folder / "workflow/src/twophase/jobs.py"
+    device = 'log.info("device %s", os.environ["CUDA_VISIBLE_DEVICES"])'
     script.write_text(
         script.read_text()
-        .replace(
-            'log.info("done in', 'log.info("device %s", os.environ["CUDA_VISIBLE_DEVICES"])\n        log.info("done in'
-        )
+        .replace('log.info("done in', f'{device}; log.info("done in')
         .replace("import json\n", "import json\nimport os\n")
     )
     on_slurm.run("--", TARGET)
