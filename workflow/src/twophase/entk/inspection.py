@@ -11,6 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 from twophase.differentiation.checks import GRADIENT_TOLERANCE, check_decoupled, check_outputs, fixed_weights
 from twophase.differentiation.functional import FunctionalNetwork
 from twophase.entk.derived import can_be_pulled_back, find_derivations
+from twophase.entk.examplewise import acts_examplewise
 from twophase.entk.features import Features
 from twophase.entk.operations import OuterProduct, ScaledSum, operation_of
 from twophase.entk.rows import GraphChanged, Rows, agrees, possible_rows
@@ -159,7 +160,8 @@ class _Comparison:
         fewer: Fewer, which take the same operations.
         alone: The first one.
         derivations: Operations that derive tensors from parameters.
-        by_example: Gradients of each example's logits in the joint pass, by operation; None for zero.
+        by_example: Gradients of each example's logits in the joint pass, by operation; None for zero. Those of the
+            first alone if the graph itself shows that the others' are zero in its rows.
         own: Gradients of the first example's, alone.
         rows: Rows of the operations that are known so far.
     """
@@ -189,7 +191,10 @@ class _Comparison:
         fewer = alone if same else Pass.of(network, sample[:2]).behind(derivations)
         weights = fixed_weights(joint.outputs)
         masks = torch.eye(len(sample), dtype=weights.dtype, device=weights.device)
-        by_example = [joint.gradients(weights * mask[:, None]) for mask in masks]
+        # Gradients that show which rows are whose are zero where the graph shows it.
+        needed = 1 if acts_examplewise(joint.outputs) else len(masks)
+        by_example = [joint.gradients(weights * mask[:, None]) for mask in masks[:needed]]
+        by_example += [{}] * (len(masks) - needed)
         return cls(joint, fewer, alone, derivations, by_example, alone.gradients(weights[:1]))
 
     def uses_of(self, name: str) -> tuple[list[KnownUse] | None, bool]:
