@@ -4,6 +4,7 @@ Maps are ``(n, height, width, channels)``, weights ``(height, width, in, out)``:
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ EPSILON = 1e-5  # of torch.nn.BatchNorm2d and LayerNorm
 Parameters = dict[str, Array]
 VGG16_STAGES = (2, 2, 3, 3, 3)  # convolutions
 RESNET20_BLOCKS = 9
+RESNET18_STAGES = (1, 2, 3, 4)  # of two blocks
 TRANSFORMER_BLOCKS, HEADS, PATCH = 4, 4, 4
 
 
@@ -30,7 +32,14 @@ def convert(state: dict[str, np.ndarray]) -> tuple[Parameters, dict[str, np.ndar
 
 def network(name: str, statistics: dict[str, np.ndarray]) -> Callable[[Parameters, Array], Array]:
     """Return a network in evaluation mode, as a function of parameters and images ``(n, height, width, channels)``."""
-    forward = {"vgg16": _vgg16, "resnet20": _resnet20, "mlp": _mlp, "transformer": _transformer}[name]
+    forward = {
+        "vgg16": _vgg16,
+        "resnet20": _resnet20,
+        "mlp": partial(_mlp, hidden_layers=3),
+        "wide-mlp": partial(_mlp, hidden_layers=2),
+        "resnet18": _resnet18,
+        "transformer": _transformer,
+    }[name]
     return lambda parameters, images: forward(parameters, statistics, images)
 
 
@@ -61,11 +70,28 @@ def _resnet20(parameters: Parameters, statistics: dict[str, np.ndarray], maps: A
     return _connect(parameters, "output", maps.mean((1, 2)))
 
 
-def _mlp(parameters: Parameters, statistics: dict[str, np.ndarray], images: Array) -> Array:
+def _resnet18(parameters: Parameters, statistics: dict[str, np.ndarray], maps: Array) -> Array:
+    maps = nn.relu(_normalise(parameters, statistics, "bn1", _convolve(parameters, "conv1", maps)))
+    for stage in RESNET18_STAGES:
+        for block in range(2):
+            stride = 2 if stage > 1 and not block else 1
+            name = f"layer{stage}.{block}"
+            hidden = _convolve(parameters, f"{name}.conv1", maps, stride)
+            hidden = nn.relu(_normalise(parameters, statistics, f"{name}.bn1", hidden))
+            hidden = _normalise(parameters, statistics, f"{name}.bn2", _convolve(parameters, f"{name}.conv2", hidden))
+            if stride == 2:
+                maps = _convolve(parameters, f"{name}.downsample.0", maps, stride, padding=0)
+                maps = _normalise(parameters, statistics, f"{name}.downsample.1", maps)
+            maps = nn.relu(hidden + maps)
+    return _connect(parameters, "fc", maps.mean((1, 2)))
+
+
+def _mlp(parameters: Parameters, statistics: dict[str, np.ndarray], images: Array, *, hidden_layers: int) -> Array:
     hidden = images.transpose(0, 3, 1, 2).reshape(len(images), -1)  # as PyTorch flattens
-    for layer in (1, 4, 7):
+    *layers, output = range(1, 3 * hidden_layers + 2, 3)
+    for layer in layers:
         hidden = nn.relu(_connect(parameters, f"{layer}", hidden))
-    return _connect(parameters, "10", hidden)
+    return _connect(parameters, f"{output}", hidden)
 
 
 def _transformer(parameters: Parameters, statistics: dict[str, np.ndarray], images: Array) -> Array:
@@ -94,12 +120,12 @@ def _standardise(parameters: Parameters, name: str, tokens: Array) -> Array:
     return standard * parameters[f"{name}.weight"] + parameters[f"{name}.bias"]
 
 
-def _convolve(parameters: Parameters, name: str, maps: Array, stride: int = 1) -> Array:
+def _convolve(parameters: Parameters, name: str, maps: Array, stride: int = 1, padding: int = 1) -> Array:
     return lax.conv_general_dilated(
         maps,
         parameters[f"{name}.weight"],
         (stride, stride),
-        ((1, 1), (1, 1)),
+        ((padding, padding), (padding, padding)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 

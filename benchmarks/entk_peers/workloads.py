@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from entk_peers.serving import CHECKED_LOGITS
 from entk_peers.transformer import VisionTransformer
@@ -22,10 +23,19 @@ def _of_project(**settings: str | int) -> Callable[[], nn.Module]:
     return partial(build_model, settings, image_shape=IMAGE_SHAPE, classes=CLASSES)
 
 
+def _resnet18() -> nn.Module:
+    """Torchvision's, changed as usual for small images: a window of 3 first, no pooling after it."""
+    model = resnet18(num_classes=CLASSES)
+    model.conv1, model.maxpool = nn.Conv2d(IMAGE_SHAPE[0], 64, 3, padding=1, bias=False), nn.Identity()
+    return model
+
+
 NETWORKS = {
     "vgg16": _of_project(name="vgg16", width=64, normalization="batch"),
     "resnet20": _of_project(name="resnet", depth=20, width=16, normalization="batch"),
     "mlp": _of_project(name="mlp", depth=3, width=512, normalization="none"),
+    "wide-mlp": _of_project(name="mlp", depth=2, width=4096, normalization="none"),
+    "resnet18": _resnet18,
     "transformer": partial(VisionTransformer, IMAGE_SHAPE, CLASSES),
 }
 
@@ -49,6 +59,8 @@ WORKLOADS = (
     Workload("resnet20", 64),
     Workload("resnet20", 256),
     Workload("mlp", 500),
+    Workload("wide-mlp", 256),
+    Workload("resnet18", 32),
     Workload("transformer", 64),
 )
 SCALING = tuple(Workload("resnet20", examples) for examples in (16, 32, 64, 128, 256))
