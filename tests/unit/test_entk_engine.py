@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from twophase import entk
-from twophase.entk import empirical_ntk
+from twophase.entk import empirical_ntk, engine, plan
+from twophase.entk.costs import deferred_cost, jacobian_cost
+from twophase.entk.plan import Blocks
 from twophase.errors import ModelError
 
 pytestmark = [
@@ -88,6 +90,44 @@ def test_full_kernel_and_trace(name, dtype):
         assert value.dtype == dtype
         assert_symmetric(value)
         assert_close(value, contracted(reference(name), kernel, slice(7)), TOLERANCE[dtype])
+
+
+@pytest.fixture
+def logit_by_logit(monkeypatch):
+    """Traces are computed logit by logit wherever that is possible, three examples at a time; notes how often."""
+    seen = []
+
+    def cheapest(shape, rates, *numbers):
+        return (deferred_cost if shape.features.groups == 1 else jacobian_cost)(shape, rates)
+
+    def cut(work, budget):
+        work.plan = work._planned(by_logit=True)
+        seen.append(work.plan.by_logit)
+        return Blocks(work.sizes.n, 3, 3)
+
+    monkeypatch.setattr(plan, "cheapest", cheapest)
+    monkeypatch.setattr(engine._Work, "_cut", cut)
+    return seen
+
+
+@every_network
+def test_traces_logit_by_logit(name, logit_by_logit):
+    model, x = fresh(name)
+    done = []
+    value = empirical_ntk(model, x[:7], kernel="trace", progress=done.append)
+    assert_symmetric(value)
+    assert_close(value, contracted(reference(name), "trace", slice(7)))
+    assert done == sorted(done)
+    assert done[-1] == 28
+    assert_close(sum(entk.layer_kernels(model, x[:7], kernel="trace").values()), value)
+
+
+@pytest.mark.parametrize("name", ["token_transformer", "vision_transformer", "attention_by_einsum"])
+def test_transformers_can_be_taken_logit_by_logit(name, logit_by_logit):
+    """Else the test above says nothing of them."""
+    model, x = fresh(name)
+    empirical_ntk(model, x, kernel="trace")
+    assert logit_by_logit == [True]
 
 
 @every_network

@@ -186,12 +186,13 @@ NETWORKS = {
 
 
 class Work(engine._Work):
-    """Notes the blocks."""
+    """Notes the blocks, and whether the last one was computed logit by logit."""
 
-    blocks = None
+    blocks = by_logit = None
 
     def _cut(self, budget):
         Work.blocks = super()._cut(budget)
+        Work.by_logit = self.plan.by_logit
         return Work.blocks
 
 
@@ -211,7 +212,7 @@ def measured(function, *arguments, **options):
 
 
 def peaks(name, examples, factors, by_layer=False, columns=None, **options):
-    """For budgets, relative to the least: budget, peak, number of rows in a block, and difference to the first."""
+    """For budgets, relative to the least: budget, peak, rows in a block, difference to the first, whether by logit."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     engine._Work, function = Work, layer_kernels if by_layer else empirical_ntk
@@ -226,7 +227,7 @@ def peaks(name, examples, factors, by_layer=False, columns=None, **options):
         value, growth = measured(function, model, x, memory_budget=budget, **options)
         value = sum(value.values()) if by_layer else value
         first = value if first is None else first
-        rows.append((budget, growth, Work.blocks.held, relative_difference(value, first)))
+        rows.append((budget, growth, Work.blocks.held, relative_difference(value, first), Work.by_logit))
     return rows
 
 
@@ -255,17 +256,29 @@ def processes():
 )
 def test_memory_stays_within_the_budget(processes, name, examples, factors, kernel):
     rows = processes.apply(peaks, (name, examples, factors), {"kernel": kernel})
-    for budget, growth, _, difference in rows:
+    for budget, growth, _, difference, _ in rows:
         assert growth <= budget
         assert difference <= 1e-6
     assert rows[0][2] < rows[-1][2] == examples
     assert rows[0][1] < 0.7 * rows[-1][1]
 
 
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_a_trace_by_logit_takes_less_memory_and_stays_within_the_budget(processes, by_layer):
+    factors = (1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 1e3)
+    rows = processes.apply(peaks, ("transformer", 48, factors), {"kernel": "trace", "by_layer": by_layer})
+    for budget, growth, _, difference, _ in rows:
+        assert growth <= budget
+        assert difference <= 1e-6
+    together = [row for row in rows if row[4]]
+    assert len(rows) > len(together) == sum(row[2] == 48 for row in rows) > 1
+    assert max(row[1] for row in together) < max(row[1] for row in rows if not row[4])
+
+
 @pytest.mark.parametrize("kernel", ["full", "trace"])
 def test_weights_times_numbers_stay_within_the_budget(processes, kernel):
     rows = processes.apply(peaks, ("scaled weights", 60, (1, 1.1, 1e3)), {"kernel": kernel})
-    for budget, growth, _, difference in rows:
+    for budget, growth, _, difference, _ in rows:
         assert growth <= budget
         assert difference <= 1e-6
     assert 1 == rows[0][2] < rows[1][2]
@@ -403,6 +416,27 @@ def test_blocks_stay_within_random_budgets(name, kernel, m):
     assert cut(*case, 1 << 50).held == 100
 
 
+def test_a_trace_by_logit_is_one_block_or_none():
+    network, x = FunctionalNetwork.of(Transformer(64).double().eval()), tokens(24)
+    known, sizes = inspect(network, x), Sizes(24, None)
+    by_logit, plain = (
+        make_plan(network, known, logits=10, trace=True, sizes=sizes, by_layer=False, rates=RATES, by_logit=by_logit)
+        for by_logit in (True, False)
+    )
+    assert by_logit.by_logit > plain.by_logit
+    assert by_logit.held_bytes(8) < plain.held_bytes(8) / 2
+    others = network, measure_growth(network, x[:1]), sizes, ResultMemory(8 * 24**2, 0)
+    waiting = 24 * by_logit.graph_bytes(*others[:2])
+    assert waiting >= 24 * 2 * others[1].activations
+    budgets = np.geomspace(1, 1 << 30, 200).astype(int).tolist()
+    found = [cut(by_logit, *others, budget) for budget in budgets]
+    first = next(index for index, blocks in enumerate(found) if blocks is not None)
+    assert found[:first] == [None] * first
+    for budget, blocks in zip(budgets[first:], found[first:], strict=True):
+        assert blocks.held == 24
+        assert accounted(by_logit, *others, blocks) + waiting + network.size * 8 <= budget
+
+
 @pytest.mark.parametrize("name", ["conv_stack", "routed_rows", "tied_kinds"])
 @pytest.mark.parametrize("kernel", ["full", "trace", "sum", 1])
 def test_the_least_budget_is_enough(name, kernel):
@@ -466,11 +500,11 @@ def limit_memory(monkeypatch, most, first=0):
     """From the call ``first`` on, no more than ``most`` examples can be read out; returns the numbers asked for."""
     seen, read = [], Readout.__call__
 
-    def limited(self, inputs):
+    def limited(self, inputs, *others):
         seen.append(len(inputs))
         if len(inputs) > most and len(seen) > first:
             raise torch.OutOfMemoryError("simulated")
-        return read(self, inputs)
+        return read(self, inputs, *others)
 
     monkeypatch.setattr(Readout, "__call__", limited)
     return seen
@@ -491,6 +525,17 @@ def test_goes_on_with_smaller_blocks(monkeypatch, most, first, columns, out):
     assert max(seen) > most >= seen[-1]
     assert relative_difference(torch.as_tensor(value), expected) <= 1e-12
     assert progress[-1] == max(progress) == (36 if columns is None else 8 * columns)
+
+
+def test_a_trace_by_logit_goes_on_in_blocks(monkeypatch):
+    torch.manual_seed(0)
+    model, x, progress = Transformer(64).double().eval(), tokens(24), []
+    expected = empirical_ntk(model, x, kernel="trace", rates=RATES)
+    seen = limit_memory(monkeypatch, 12)
+    value = empirical_ntk(model, x, kernel="trace", rates=RATES, progress=progress.append)
+    assert seen[:2] == [24, 12]
+    assert relative_difference(value, expected) <= 1e-12
+    assert progress[-1] == max(progress) == 300
 
 
 @pytest.mark.parametrize("factor", [1, 1.5, 10, 1e6])

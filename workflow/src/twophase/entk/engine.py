@@ -161,13 +161,14 @@ class _Work:
         self.network, self.cotangents, self.trace = network, cotangents, trace
         self.sizes, self.options, self.by_layer = sizes, options, by_layer
         rates = options.rates or Rates.of_machine(network.device, network.dtype)
-        self.plan = make_plan(
-            network, known, logits=len(cotangents), trace=trace, sizes=sizes, by_layer=by_layer, rates=rates
+        self._planned = partial(
+            make_plan, network, known, logits=len(cotangents), trace=trace, sizes=sizes, by_layer=by_layer, rates=rates
         )
+        self.plan = self._planned()
         # The plain engine differentiates shared tensors for each example.
         measure = measure_footprint if self.plan.unknown else measure_growth
         self.footprint = measure(network, example)
-        self.done = 0
+        self.done = self.pairs = self.contracted = 0
 
     def run(
         self, inputs: Tensor, columns: Tensor | None, make_result: Callable[[str, tuple[int, int, int]], Result]
@@ -178,7 +179,7 @@ class _Work:
         names = {owner(name) for name in self.network.parameters} if self.by_layer else {""}
         results = {name: make_result(name, (self.sizes.n, q, m)) for name in sorted(names)}
         apart = sum(result.apart for result in results.values())
-        self.results = ResultMemory(sum(result.bytes for result in results.values()), apart)
+        self.results = ResultMemory(sum(result.bytes for result in results.values()), apart, len(results))
         blocks, start = self._cut(self.options.memory_budget or default_budget(inputs.device)), 0
         while start < self.sizes.n:
             rows = slice(start, min(start + blocks.held, self.sizes.n))
@@ -186,7 +187,7 @@ class _Work:
                 start = rows.stop
             else:  # outside of the handler, whose traceback would keep memory
                 torch.cuda.empty_cache()
-                blocks = blocks.halved()
+                self.plan, blocks = self._planned(), blocks.halved()
         for result in results.values():
             result.finish()
         return results
@@ -206,38 +207,78 @@ class _Work:
         return True
 
     def _cut(self, budget: int) -> Blocks:
-        return cut(self.plan, self.network, self.footprint, self.sizes, self.results, budget)
+        """Blocks within the budget; one, logit by logit, where that is possible and takes less memory."""
+        others = (self.network, self.footprint, self.sizes, self.results, budget)
+        if self.trace and self.sizes.m is None:
+            plan, itemsize = self._planned(by_logit=True), self.network.dtype.itemsize
+            saved = self.plan.held_bytes(itemsize) - plan.held_bytes(itemsize)
+            if saved > 2 * self.footprint.activations and (blocks := cut(plan, *others)) is not None:
+                self.plan = plan
+                return blocks
+        return cut(self.plan, *others)
 
     def _rows(
         self, rows: slice, inputs: Tensor, columns: Tensor | None, blocks: Blocks, results: dict[str, Result]
     ) -> None:
         """All blocks of some rows; without ``columns`` those on the diagonal and above."""
         readout = self._readout(inputs[:1], blocks.piece)
-        left = readout(inputs[rows])
-        start = 0
         if columns is None:
-            self._contract(left, None, rows, rows, results)
+            n = rows.stop - rows.start
+            with self._block(rows, rows, n * (n + 1) // 2, results) as targets:
+                left = self._by_logit(readout, inputs[rows], targets)
+                self._contract(targets, left, None)
             columns, start = inputs, rows.stop
+        else:
+            left, start = readout(inputs[rows]), 0
         for first in range(start, len(columns), blocks.beside):
             others = slice(first, min(first + blocks.beside, len(columns)))
-            self._contract(left, readout(columns[others]), rows, others, results)
+            pairs = (rows.stop - rows.start) * (others.stop - others.start)
+            with self._block(rows, others, pairs, results) as targets:
+                self._contract(targets, left, readout(columns[others]))
 
-    def _contract(
-        self, left: list[Held], right: list[Held] | None, rows: slice, others: slice, results: dict[str, Result]
-    ) -> None:
+    def _by_logit(self, readout: Readout, inputs: Tensor, targets: dict[str, Tensor]) -> list[Held]:
+        """Read a block, adding the terms that hold one logit at a time; what the other terms keep is returned."""
+        if not self.plan.by_logit:
+            return readout(inputs)
+        # So many small parts are summed in float64.
+        sums = {name: torch.zeros_like(target, dtype=torch.float64) for name, target in targets.items()}
+
+        def add(held: list[Held]) -> None:
+            self._contract(targets, held, None, by_logit=True)
+            for name, target in targets.items():
+                sums[name] += target
+                target.zero_()
+
+        left = readout(inputs, add)
+        for name, target in targets.items():
+            target.copy_(sums[name])
+        return left
+
+    @contextmanager
+    def _block(self, rows: slice, others: slice, pairs: int, results: dict[str, Result]) -> Iterator[dict[str, Tensor]]:
+        """Zeros to which the block of some examples is added, by result; stored at the end."""
+        self.pairs, self.contracted = pairs, 0
         targets = {name: result.block(rows, others) for name, result in results.items()}
-        n, m = rows.stop - rows.start, others.stop - others.start
-        pairs = n * m if right is not None else n * (n + 1) // 2
-        with tf32_products(self.options.tf32):
-            for index, layer in enumerate(self.plan.layers):
-                target = targets[layer.name if self.by_layer else ""]
-                with self.options.clock(("contracted", layer.parameters[0]), target):
-                    layer.term.add(target, left[index], None if right is None else right[index])
-                self._report(self.done + pairs * (index + 1) // (len(self.plan.layers) + 1))
+        yield targets
         for name, result in results.items():
             result.store(rows, others, targets[name])
         self.done += pairs
         self._report(self.done)
+
+    def _contract(
+        self, targets: dict[str, Tensor], left: list[Held], right: list[Held] | None, *, by_logit: bool = False
+    ) -> None:
+        """Add the terms that hold all logits, or one logit of those that hold one at a time."""
+        layers = self.plan.layers
+        steps = sum(len(self.cotangents) if layer.by_logit else 1 for layer in layers)
+        for index, layer in enumerate(layers):
+            if layer.by_logit != by_logit:
+                continue
+            target = targets[layer.name if self.by_layer else ""]
+            with tf32_products(self.options.tf32), self.options.clock(("contracted", layer.parameters[0]), target):
+                layer.term.add(target, left[index], None if right is None else right[index])
+            self.contracted += 1
+            self._report(self.done + self.pairs * self.contracted // (steps + 1))
 
     def _report(self, done: int) -> None:
         if self.options.progress is not None:

@@ -1,12 +1,13 @@
 """How a kernel is computed: the terms, their forms, and the blocks that keep it within its memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from twophase.differentiation.functional import FunctionalNetwork
-from twophase.entk.costs import Cost, cheapest, term_of
+from twophase.entk.costs import Cost, cheapest, deferred_cost, term_of
+from twophase.entk.features import DenseFeatures
 from twophase.entk.inspection import KnownUse
 from twophase.entk.memory import Footprint
 from twophase.entk.operations import BIAS_SLOTS
@@ -50,10 +51,12 @@ class ResultMemory:
     Attributes:
         bytes: Their own memory.
         apart: How many of them have their blocks computed apart.
+        count: How many there are.
     """
 
     bytes: int
     apart: int
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ class Plan:
     logits: int
     trace: bool
 
+    @property
+    def by_logit(self) -> bool:
+        """Whether some terms hold one logit at a time; there can be one block only."""
+        return any(layer.by_logit for layer in self.layers)
+
     def held_bytes(self, itemsize: int) -> int:
         """Bytes kept of one example."""
         explicit = sum(layer.term.width for layer in self.layers if isinstance(layer.term, ExplicitTerm))
@@ -110,12 +118,9 @@ class Plan:
         gradients = self.logits * x.positions * use.channels
         return itemsize * (gradients + 2 * x.positions * x.width * x.groups + 3 * self.logits * use.channels * x.width)
 
-    def piece_bytes(self, network: FunctionalNetwork, footprint: Footprint) -> int:
-        """Bytes needed to differentiate one example, what is kept of it not counted."""
+    def staged_bytes(self, network: FunctionalNetwork) -> int:
+        """Bytes that readers need for one example from its first logit to its last."""
         itemsize = network.dtype.itemsize
-        gradients = sum(
-            use.channels * use.features.positions for uses in self.known.values() for use in uses if use.features
-        )
         staged = sum(cost.staged for cost in self.costs.values())
         staged += sum(
             self._explicit_bytes(use, itemsize)
@@ -123,15 +128,26 @@ class Plan:
             for use in uses
             if use.features and name not in self.costs
         )
-        staged += sum(
+        return staged + sum(
             itemsize * self.logits * (DERIVED_COPIES * use.derived + 2 * network.parameters[name].numel())
             for name, uses in self.known.items()
             for use in uses
             if use.derived
         )
+
+    def piece_bytes(self, network: FunctionalNetwork, footprint: Footprint) -> int:
+        """Bytes needed to differentiate one example, what is kept of it not counted."""
+        itemsize = network.dtype.itemsize
+        gradients = sum(
+            use.channels * use.features.positions for uses in self.known.values() for use in uses if use.features
+        )
         unknown = sum(self.unknown.values()) * itemsize * JACOBIAN_COPIES * self.logits
         passes = 2 * footprint.activations + BACKWARD_FACTOR * footprint.largest * (self.logits if self.unknown else 1)
-        return SCATTERED * (passes + 2 * gradients * itemsize) + staged + unknown
+        return SCATTERED * (passes + 2 * gradients * itemsize) + self.staged_bytes(network) + unknown
+
+    def graph_bytes(self, network: FunctionalNetwork, footprint: Footprint) -> int:
+        """Bytes needed while an example's graph waits for others' backward passes; none if it doesn't."""
+        return SCATTERED * 2 * footprint.activations + self.staged_bytes(network) if self.by_logit else 0
 
 
 def owner(parameter: str) -> str:
@@ -148,6 +164,7 @@ def make_plan(
     sizes: Sizes,
     by_layer: bool,
     rates: Rates,
+    by_logit: bool = False,
 ) -> Plan:
     """Assign every parameter to a term, and every term to its cheapest form.
 
@@ -159,6 +176,7 @@ def make_plan(
         sizes: Size of the kernel.
         by_layer: Whether terms of several layers have to stay apart.
         rates: The machine's rates.
+        by_logit: Whether terms may hold one logit at a time, as all examples make one block of a trace.
 
     Returns:
         The plan.
@@ -170,12 +188,17 @@ def make_plan(
             continue
         shape = Shape(logits, uses[0].channels, uses[0].features, trace, network.dtype, network.device)
         cost = cheapest(shape, rates, sizes.examples, sizes.pairs)
+        # Features of other kinds would be brought to their order again for each logit.
+        one = by_logit and cost.form == "deferred" and isinstance(shape.features, DenseFeatures)
+        if one:
+            shape = replace(shape, logits=1)
+            cost = replace(cost, held=deferred_cost(shape, rates).held)
         bias = None if cost.form in ("jacobian", "deferred") else _bias_beside(network, name, uses[0], known)
         if bias is not None and by_layer and owner(bias) != owner(name):
             bias = None
         costs[name] = cost
         covered = (name,) if bias is None else (name, bias)
-        layers.append(Layer(owner(name), term_of(cost, shape, bias=bias is not None), covered))
+        layers.append(Layer(owner(name), term_of(cost, shape, bias=bias is not None), covered, one))
         taken.update(covered)
 
     def empty(*shape: int) -> Tensor:
@@ -212,7 +235,7 @@ def _bias_beside(
 
 def cut(
     plan: Plan, network: FunctionalNetwork, footprint: Footprint, sizes: Sizes, results: ResultMemory, budget: int
-) -> Blocks:
+) -> Blocks | None:
     """Choose the largest blocks that stay within the budget.
 
     Args:
@@ -224,12 +247,13 @@ def cut(
         budget: Bytes for everything.
 
     Returns:
-        The blocks.
+        The blocks; None if the plan takes one block, which doesn't.
 
     Raises:
         ValueError: If the budget is too small for blocks of one example.
     """
     held, once = plan.held_bytes(network.dtype.itemsize), plan.piece_bytes(network, footprint)
+    waiting = plan.graph_bytes(network, footprint)
     columns = sizes.n if sizes.m is None else sizes.m
     fixed = FLOOR + results.bytes + WEIGHT_COPIES * network.size * network.dtype.itemsize
     fixed += sum(constant.nbytes for constant in network.constants.values()) + 2 * SCATTERED * footprint.shared
@@ -240,9 +264,10 @@ def cut(
         across = max(rows, beside)
         between = max((layer.term.between_bytes(rows, m) for layer in plan.layers for m in (None, beside)), default=0)
         block = rows * across * plan.block_bytes(network.dtype.itemsize) * (1 + results.apart)
-        return fixed + (rows + beside) * held + piece * once + between + block
+        block += rows**2 * 8 * results.count if plan.by_logit else 0  # sums over logits, in float64
+        return fixed + rows * (held + waiting) + beside * held + piece * once + between + block
 
-    if needed(1, 1, 1) > budget:
+    if needed(1, 1, 1) > budget and not plan.by_logit:
         raise ValueError(
             f"memory_budget is {budget:,} bytes; this kernel needs at least {needed(1, 1, 1):,}, of which "
             f"{results.bytes:,} for the kernel itself and {held + once:,} for one example."
@@ -251,7 +276,9 @@ def cut(
     best = max(PIECE, min(LARGEST_PIECE, PIECE_BYTES // footprint.activations))
     piece = max(1, min(best, whole, (budget - fixed) // (4 * once)))
     if sizes.m is None and needed(sizes.n, 0, piece) <= budget:
-        return Blocks(sizes.n, 1, piece)
+        return Blocks(sizes.n, piece, piece)
+    if plan.by_logit:
+        return None
     beside = max(1, min(columns, 2 * PIECE, (budget - fixed) // (8 * held + 1)))
     rows = sizes.n
     while rows > 1 and needed(rows, beside, piece) > budget:

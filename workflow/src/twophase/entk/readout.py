@@ -31,11 +31,13 @@ class Layer:
         name: Name of the module that owns the parameters.
         term: The term.
         parameters: Names of the parameters; the weight first, if there is one.
+        by_logit: Whether the term holds one logit at a time, and is contracted after each.
     """
 
     name: str
     term: Term | ExplicitTerm
     parameters: tuple[str, ...]
+    by_logit: bool = False
 
 
 @dataclass
@@ -75,11 +77,12 @@ class Readout:
             for name, columns in layer.term.columns.items()
         ]
 
-    def __call__(self, inputs: Tensor) -> list[Held]:
+    def __call__(self, inputs: Tensor, after_logit: Callable[[list[Held]], None] = lambda held: None) -> list[Held]:
         """Represent inputs ``(n, *d)`` in every term.
 
         Args:
             inputs: The block of examples.
+            after_logit: Takes what the terms keep after each logit, if some of them keep one logit at a time.
 
         Returns:
             What each term keeps of them, in the order of ``layers``.
@@ -88,16 +91,36 @@ class Readout:
             GraphChanged: If the network takes another way than it did when it was inspected.
         """
         held = [layer.term.hold(len(inputs)) for layer in self.layers]
-        for start in range(0, len(inputs), self.piece):
-            rows = slice(start, min(start + self.piece, len(inputs)))
-            if self.known:
-                self._read(inputs[rows], rows, held)
-            if self.fallback is not None:
+        starts = range(0, len(inputs), self.piece)
+        pieces = [slice(start, min(start + self.piece, len(inputs))) for start in starts]
+        if any(layer.by_logit for layer in self.layers):
+            self._read(inputs, pieces, held, after_logit)
+        elif self.known:
+            for rows in pieces:
+                self._read(inputs, [rows], held, lambda held: None)
+        if self.fallback is not None:
+            for rows in pieces:
                 with self.clock("without a rule"):
                     self._read_unknown(inputs[rows], rows, held)
         return held
 
-    def _read(self, inputs: Tensor, rows: slice, held: list[Held]) -> None:
+    def _read(
+        self, inputs: Tensor, pieces: list[slice], held: list[Held], after_logit: Callable[[list[Held]], None]
+    ) -> None:
+        """Read some pieces logit by logit, their graphs side by side."""
+        passed = [self._passed(inputs[rows], rows, held) for rows in pieces]
+        for logit in range(len(self.cotangents)):
+            for piece in passed:
+                self._read_gradients(piece, logit)
+            after_logit(held)
+        readers = [reader for piece in passed for reader in piece.readers]
+        del passed, piece  # activations that no reader holds
+        for reader in readers:
+            with self.clock(("prepared", reader.parameter), inputs):
+                reader.finish()
+
+    def _passed(self, inputs: Tensor, rows: slice, held: list[Held]) -> "_Passed":
+        """Pass a piece forward, and find where the known parameters are used."""
         examples, leaves = len(inputs), self.network.leaves()
         with self.clock("forward passes", inputs), torch.enable_grad():
             outputs = self.network(leaves, self.network.ordered(inputs))
@@ -107,15 +130,10 @@ class Readout:
         _check_unchanged(uses, known)
         nodes = {use.node: use.edge for name in self.known for use in uses[name]}
         if not nodes:
-            return
+            return _Passed(outputs, nodes, [])
         self._check_rows(outputs, uses, known, nodes)
         with self.clock("reading", inputs):
-            readers = self._readers(uses, known, held, rows, leaves)
-        self._read_gradients(outputs, nodes, readers)
-        del outputs, uses, nodes, leaves  # activations that no reader holds
-        for reader in readers:
-            with self.clock(("prepared", reader.parameter), inputs):
-                reader.finish()
+            return _Passed(outputs, nodes, self._readers(uses, known, held, rows, leaves))
 
     def _readers(
         self,
@@ -126,7 +144,7 @@ class Readout:
         leaves: dict[str, Tensor],
     ) -> "list[_Reader]":
         weights = [
-            _WeightReader(uses[layer.parameters[0]][0], known[layer.parameters[0]][0], layer.term, block, rows)
+            _WeightReader(uses[layer.parameters[0]][0], known[layer.parameters[0]][0], layer, block, rows)
             for layer, block in zip(self.layers, held, strict=True)
             if not isinstance(layer.term, ExplicitTerm)
         ]
@@ -138,26 +156,22 @@ class Readout:
         ]
         return weights + explicit
 
-    def _read_gradients(
-        self,
-        outputs: Tensor,
-        nodes: dict[Node, GradientEdge],
-        readers: "list[_Reader]",
-    ) -> None:
-        """One backward pass a logit, to the outputs of the operations that take parameters."""
-        for logit, cotangent in enumerate(self.cotangents):
-            with self.clock("backward passes", outputs):
-                found = torch.autograd.grad(
-                    outputs,
-                    list(nodes.values()),
-                    cotangent.expand(len(outputs), -1).contiguous(),
-                    retain_graph=logit + 1 < len(self.cotangents),
-                    allow_unused=True,
-                )
-            gradients = dict(zip(nodes, found, strict=True))
-            with self.clock("reading", outputs):
-                for reader in readers:
-                    reader.collect(logit, gradients[reader.node])
+    def _read_gradients(self, piece: "_Passed", logit: int) -> None:
+        """One backward pass, to the outputs of the operations that take parameters."""
+        if not piece.nodes:
+            return
+        with self.clock("backward passes", piece.outputs):
+            found = torch.autograd.grad(
+                piece.outputs,
+                list(piece.nodes.values()),
+                self.cotangents[logit].expand(len(piece.outputs), -1).contiguous(),
+                retain_graph=logit + 1 < len(self.cotangents),
+                allow_unused=True,
+            )
+        gradients = dict(zip(piece.nodes, found, strict=True))
+        with self.clock("reading", piece.outputs):
+            for reader in piece.readers:
+                reader.collect(logit, gradients[reader.node])
 
     def _check_rows(
         self,
@@ -198,6 +212,21 @@ def _check_unchanged(uses: dict[str, list[Use]], known: dict[str, list[KnownUse]
             raise GraphChanged(name)
 
 
+@dataclass(frozen=True)
+class _Passed:
+    """A piece of examples that was passed forward.
+
+    Attributes:
+        outputs: Logits, with their graph.
+        nodes: Where the gradients go that are read.
+        readers: What reads them.
+    """
+
+    outputs: Tensor
+    nodes: dict[Node, GradientEdge]
+    readers: "list[_Reader]"
+
+
 class _Reader(Protocol):
     """Reads one use in one piece: collects the gradients of logit by logit, and finishes after all."""
 
@@ -214,11 +243,13 @@ class _Reader(Protocol):
 class _WeightReader:
     """Reads features and gradients of one outer product in one piece, for its term."""
 
-    def __init__(self, use: Use, known: KnownUse, term: Term, held: Held, rows: slice):
+    def __init__(self, use: Use, known: KnownUse, layer: Layer, held: Held, rows: slice):
         self.parameter, self.node, self.scale = use.parameter, use.node, use.scale
-        self.term, self.held, self.rows = term, held, rows
+        self.term, self.by_logit, self.held, self.rows = layer.term, layer.by_logit, held, rows
         self.features, self.rule, self.values = _outer_product(use, known, rows.stop - rows.start)
         self.known = known
+        if self.by_logit:
+            self.term.finish(held, rows, self.values)
 
     def collect(self, logit: int, gradient: Tensor | None) -> None:
         """Take the gradient of one logit."""
@@ -228,11 +259,12 @@ class _WeightReader:
         else:
             parted = self.rule.gradient(gradient, self.known.rows, examples)
             parted = parted if self.scale == 1 else parted * self.scale
-        self.term.collect(self.held, self.rows, logit, parted)
+        self.term.collect(self.held, self.rows, 0 if self.by_logit else logit, parted)
 
     def finish(self) -> None:
-        """Take the features, after all logits."""
-        self.term.finish(self.held, self.rows, self.values)
+        """Take the features, after all logits, unless they were needed at once."""
+        if not self.by_logit:
+            self.term.finish(self.held, self.rows, self.values)
 
 
 class _ExplicitReader:

@@ -91,7 +91,8 @@ class JacobianTerm:
     """Held as Jacobians: ``J[i, k, c, d] = sum_s g[i, k, s, c] x[i, s, d]``, contracted by one matrix product."""
 
     shape: Shape
-    staged: Tensor | None = field(default=None, repr=False)
+    staged: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    spare: Tensor | None = field(default=None, repr=False)
 
     def hold(self, examples: int) -> Held:
         """Room for Jacobians ``(n, q, C D)``."""
@@ -99,15 +100,18 @@ class JacobianTerm:
         return Held(shape.empty(examples, shape.logits, shape.channels * shape.features.width))
 
     def collect(self, held: Held, rows: slice, logit: int, gradient: Tensor) -> None:
-        """Stage gradients until those of all logits are there, always in the same memory: new pages are slow."""
+        """Stage gradients until those of all logits are there, in the same memory if it is free: new pages are slow."""
         n, positions, channels = gradient.shape
-        if self.staged is None or len(self.staged) < n:
-            self.staged = self.shape.empty(n, positions, self.shape.logits, channels)
-        self.staged[:n, :, logit] = gradient
+        if rows.start not in self.staged:
+            if self.spare is None or len(self.spare) < n:
+                self.spare = self.shape.empty(n, positions, self.shape.logits, channels)
+            self.staged[rows.start], self.spare = self.spare, None
+        self.staged[rows.start][:n, :, logit] = gradient
 
     def finish(self, held: Held, rows: slice, features: Tensor) -> None:
         """Turn staged gradients into Jacobians."""
-        gradients = self.staged[: rows.stop - rows.start]
+        self.spare = self.staged.pop(rows.start)
+        gradients = self.spare[: rows.stop - rows.start]
         add_jacobian(held.gradients[rows], gradients, self.shape.features.dense(features).to(gradients.dtype))
 
     def add(self, kernel: Tensor, left: Held, right: Held | None) -> None:
