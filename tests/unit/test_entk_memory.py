@@ -6,6 +6,7 @@ import gc
 import itertools
 import multiprocessing
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import netCDF4
@@ -425,16 +426,19 @@ def test_a_trace_by_logit_is_one_block_or_none():
     )
     assert by_logit.by_logit > plain.by_logit
     assert by_logit.held_bytes(8) < plain.held_bytes(8) / 2
-    others = network, measure_growth(network, x[:1]), sizes, ResultMemory(8 * 24**2, 0)
-    waiting = 24 * by_logit.graph_bytes(*others[:2])
-    assert waiting >= 24 * 2 * others[1].activations
+    footprint = replace(measure_growth(network, x[:1]), shared=MEBI)
+    others = network, footprint, sizes, ResultMemory(8 * 24**2, 0)
+    waiting = 24 * by_logit.graph_bytes(network, footprint)
+    assert waiting >= 24 * 2 * footprint.activations
     budgets = np.geomspace(1, 1 << 30, 200).astype(int).tolist()
     found = [cut(by_logit, *others, budget) for budget in budgets]
     first = next(index for index, blocks in enumerate(found) if blocks is not None)
     assert found[:first] == [None] * first
     for budget, blocks in zip(budgets[first:], found[first:], strict=True):
         assert blocks.held == 24
-        assert accounted(by_logit, *others, blocks) + waiting + network.size * 8 <= budget
+        shared = 24 // blocks.piece * 2 * MEBI  # by each graph
+        assert accounted(by_logit, *others, blocks) + waiting + shared + network.size * 8 <= budget
+    assert found[first].piece < 24
 
 
 @pytest.mark.parametrize("name", ["conv_stack", "routed_rows", "tied_kinds"])

@@ -1,5 +1,6 @@
 """How a kernel is computed: the terms, their forms, and the blocks that keep it within its memory."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -146,8 +147,8 @@ class Plan:
         return SCATTERED * (passes + 2 * gradients * itemsize) + self.staged_bytes(network) + unknown
 
     def graph_bytes(self, network: FunctionalNetwork, footprint: Footprint) -> int:
-        """Bytes needed while an example's graph waits for others' backward passes; none if it doesn't."""
-        return SCATTERED * 2 * footprint.activations + self.staged_bytes(network) if self.by_logit else 0
+        """Bytes needed while an example's graph waits for others' backward passes."""
+        return SCATTERED * 2 * footprint.activations + self.staged_bytes(network)
 
 
 def owner(parameter: str) -> str:
@@ -256,7 +257,8 @@ def cut(
     waiting = plan.graph_bytes(network, footprint)
     columns = sizes.n if sizes.m is None else sizes.m
     fixed = FLOOR + results.bytes + WEIGHT_COPIES * network.size * network.dtype.itemsize
-    fixed += sum(constant.nbytes for constant in network.constants.values()) + 2 * SCATTERED * footprint.shared
+    shared = 2 * SCATTERED * footprint.shared
+    fixed += sum(constant.nbytes for constant in network.constants.values()) + shared
     checked = (name for name, uses in plan.known.items() if any(use.derived or use.scale != 1 for use in uses))
     fixed += CHECKED_COPIES * sum(network.parameters[name].nbytes for name in checked)
 
@@ -265,7 +267,8 @@ def cut(
         between = max((layer.term.between_bytes(rows, m) for layer in plan.layers for m in (None, beside)), default=0)
         block = rows * across * plan.block_bytes(network.dtype.itemsize) * (1 + results.apart)
         block += rows**2 * 8 * results.count if plan.by_logit else 0  # sums over logits, in float64
-        return fixed + rows * (held + waiting) + beside * held + piece * once + between + block
+        graphs = rows * waiting + (math.ceil(rows / piece) - 1) * shared if plan.by_logit else 0
+        return fixed + (rows + beside) * held + piece * once + between + block + graphs
 
     if needed(1, 1, 1) > budget and not plan.by_logit:
         raise ValueError(
