@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import itertools
+import math
 import multiprocessing
 import sys
 from dataclasses import replace
@@ -24,7 +25,7 @@ from twophase.entk import empirical_ntk, engine, kernel_costs, layer_kernels, me
 from twophase.entk.features import ConvolutionFeatures
 from twophase.entk.inspection import inspect
 from twophase.entk.memory import measure_footprint, measure_growth
-from twophase.entk.plan import Blocks, ResultMemory, Sizes, cut, make_plan
+from twophase.entk.plan import SCATTERED, Blocks, ResultMemory, Sizes, cut, make_plan
 from twophase.entk.rates import Rates
 from twophase.entk.readout import Readout
 from twophase.entk.terms import FORMED_BYTES, FORMED_STEP, DeferredTerm, Held, Shape
@@ -426,17 +427,17 @@ def test_a_trace_by_logit_is_one_block_or_none():
     )
     assert by_logit.by_logit > plain.by_logit
     assert by_logit.held_bytes(8) < plain.held_bytes(8) / 2
-    footprint = replace(measure_growth(network, x[:1]), shared=MEBI)
+    footprint = replace(measure_growth(network, x[:1]), shared=4 * MEBI)
     others = network, footprint, sizes, ResultMemory(8 * 24**2, 0)
     waiting = 24 * by_logit.graph_bytes(network, footprint)
     assert waiting >= 24 * 2 * footprint.activations
-    budgets = np.geomspace(1, 1 << 30, 200).astype(int).tolist()
+    budgets = np.geomspace(1, 1 << 30, 4000).astype(int).tolist()
     found = [cut(by_logit, *others, budget) for budget in budgets]
     first = next(index for index, blocks in enumerate(found) if blocks is not None)
     assert found[:first] == [None] * first
     for budget, blocks in zip(budgets[first:], found[first:], strict=True):
         assert blocks.held == 24
-        shared = 24 // blocks.piece * 2 * MEBI  # by each graph
+        shared = math.ceil(24 / blocks.piece) * 2 * SCATTERED * 4 * MEBI  # by each graph
         assert accounted(by_logit, *others, blocks) + waiting + shared + network.size * 8 <= budget
     assert found[first].piece < 24
 
