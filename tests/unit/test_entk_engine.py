@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from twophase import entk
-from twophase.entk import empirical_ntk, engine, plan
-from twophase.entk.costs import deferred_cost, jacobian_cost
+from twophase.entk import by_logit, empirical_ntk, engine, plan
+from twophase.entk.costs import deferred_cost, jacobian_cost, structured_cost
 from twophase.entk.plan import Blocks
 from twophase.errors import ModelError
 
@@ -92,19 +92,20 @@ def test_full_kernel_and_trace(name, dtype):
         assert_close(value, contracted(reference(name), kernel, slice(7)), TOLERANCE[dtype])
 
 
-@pytest.fixture
-def logit_by_logit(monkeypatch):
+@pytest.fixture(params=[structured_cost, deferred_cost])
+def logit_by_logit(request, monkeypatch):
     """Traces are computed logit by logit wherever that is possible, three examples at a time; notes how often."""
     seen = []
 
     def cheapest(shape, rates, *numbers):
-        return (deferred_cost if shape.features.groups == 1 else jacobian_cost)(shape, rates)
+        return (request.param if shape.features.groups == 1 else jacobian_cost)(shape, rates)
 
     def cut(work, budget):
         work.plan = work._planned(by_logit=True)
         seen.append(work.plan.by_logit)
         return Blocks(work.sizes.n, 3, 3)
 
+    monkeypatch.setattr(by_logit, "SUM_BYTES", 0)
     monkeypatch.setattr(plan, "cheapest", cheapest)
     monkeypatch.setattr(engine._Work, "_cut", cut)
     return seen
@@ -122,8 +123,15 @@ def test_traces_logit_by_logit(name, logit_by_logit):
     assert_close(sum(entk.layer_kernels(model, x[:7], kernel="trace").values()), value)
 
 
-@pytest.mark.parametrize("name", ["token_transformer", "vision_transformer", "attention_by_einsum"])
-def test_transformers_can_be_taken_logit_by_logit(name, logit_by_logit):
+@pytest.mark.parametrize(
+    ("logit_by_logit", "name"),
+    [
+        *((deferred_cost, name) for name in ("token_transformer", "vision_transformer", "attention_by_einsum")),
+        (structured_cost, "perceptron"),
+    ],
+    indirect=["logit_by_logit"],
+)
+def test_these_can_be_taken_logit_by_logit(name, logit_by_logit):
     """Else the test above says nothing of them."""
     model, x = fresh(name)
     empirical_ntk(model, x, kernel="trace")

@@ -131,7 +131,6 @@ def cheapest(shape: Shape, rates: Rates, examples: int, pairs: int) -> Cost:
     return min(possible_costs(shape, rates), key=lambda cost: cost.seconds(examples, pairs))
 
 
-def term_of(cost: Cost, shape: Shape, *, bias: bool) -> Term:
-    """The term in the form of this cost; with ``bias``, that of the bias too, which needs one of the last two forms."""
-    form = FORMS[cost.form][1]
+def term_of(form: type, shape: Shape, *, bias: bool) -> Term:
+    """The term in this form; with ``bias``, that of the bias too, which needs one of the last two forms."""
     return form(shape, bias=True) if bias else form(shape)

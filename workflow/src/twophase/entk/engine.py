@@ -24,7 +24,7 @@ from twophase.entk.memory import default_budget, measure_footprint, measure_grow
 from twophase.entk.plan import Blocks, Plan, ResultMemory, Sizes, cut, make_plan, owner
 from twophase.entk.precision import exact_float32, tf32_products
 from twophase.entk.rates import Rates
-from twophase.entk.readout import Readout
+from twophase.entk.readout import Layer, Readout
 from twophase.entk.results import Result
 from twophase.entk.rows import GraphChanged
 from twophase.entk.terms import Held
@@ -179,7 +179,7 @@ class _Work:
         names = {owner(name) for name in self.network.parameters} if self.by_layer else {""}
         results = {name: make_result(name, (self.sizes.n, q, m)) for name in sorted(names)}
         apart = sum(result.apart for result in results.values())
-        self.results = ResultMemory(sum(result.bytes for result in results.values()), apart, len(results))
+        self.results = ResultMemory(sum(result.bytes for result in results.values()), apart)
         blocks, start = self._cut(self.options.memory_budget or default_budget(inputs.device)), 0
         while start < self.sizes.n:
             rows = slice(start, min(start + blocks.held, self.sizes.n))
@@ -212,7 +212,9 @@ class _Work:
         if self.trace and self.sizes.m is None:
             plan, itemsize = self._planned(by_logit=True), self.network.dtype.itemsize
             saved = self.plan.held_bytes(itemsize) - plan.held_bytes(itemsize)
-            if saved > 2 * self.footprint.activations and (blocks := cut(plan, *others)) is not None:
+            blocks = cut(plan, *others) if saved > 0 else None
+            # Graphs of several pieces have to wait.
+            if blocks is not None and (blocks.piece == self.sizes.n or saved > 2 * self.footprint.activations):
                 self.plan = plan
                 return blocks
         return cut(self.plan, *others)
@@ -225,7 +227,7 @@ class _Work:
         if columns is None:
             n = rows.stop - rows.start
             with self._block(rows, rows, n * (n + 1) // 2, results) as targets:
-                left = self._by_logit(readout, inputs[rows], targets)
+                left = readout(inputs[rows], self._add_logit)
                 self._contract(targets, left, None)
             columns, start = inputs, rows.stop
         else:
@@ -235,24 +237,6 @@ class _Work:
             pairs = (rows.stop - rows.start) * (others.stop - others.start)
             with self._block(rows, others, pairs, results) as targets:
                 self._contract(targets, left, readout(columns[others]))
-
-    def _by_logit(self, readout: Readout, inputs: Tensor, targets: dict[str, Tensor]) -> list[Held]:
-        """Read a block, adding the terms that hold one logit at a time; what the other terms keep is returned."""
-        if not self.plan.by_logit:
-            return readout(inputs)
-        # So many small parts are summed in float64.
-        sums = {name: torch.zeros_like(target, dtype=torch.float64) for name, target in targets.items()}
-
-        def add(held: list[Held]) -> None:
-            self._contract(targets, held, None, by_logit=True)
-            for name, target in targets.items():
-                sums[name] += target
-                target.zero_()
-
-        left = readout(inputs, add)
-        for name, target in targets.items():
-            target.copy_(sums[name])
-        return left
 
     @contextmanager
     def _block(self, rows: slice, others: slice, pairs: int, results: dict[str, Result]) -> Iterator[dict[str, Tensor]]:
@@ -265,20 +249,28 @@ class _Work:
         self.done += pairs
         self._report(self.done)
 
-    def _contract(
-        self, targets: dict[str, Tensor], left: list[Held], right: list[Held] | None, *, by_logit: bool = False
-    ) -> None:
-        """Add the terms that hold all logits, or one logit of those that hold one at a time."""
-        layers = self.plan.layers
-        steps = sum(len(self.cotangents) if layer.by_logit else 1 for layer in layers)
-        for index, layer in enumerate(layers):
-            if layer.by_logit != by_logit:
-                continue
+    def _add_logit(self, held: list[Held]) -> None:
+        """Add one logit to the terms that hold one at a time."""
+        for layer, block in zip(self.plan.layers, held, strict=True):
+            if layer.by_logit:
+                with self._contracting(layer, block.gradients):
+                    layer.term.add_logit(block)
+
+    def _contract(self, targets: dict[str, Tensor], left: list[Held], right: list[Held] | None) -> None:
+        """Add all terms."""
+        for index, layer in enumerate(self.plan.layers):
             target = targets[layer.name if self.by_layer else ""]
-            with tf32_products(self.options.tf32), self.options.clock(("contracted", layer.parameters[0]), target):
+            with self._contracting(layer, target):
                 layer.term.add(target, left[index], None if right is None else right[index])
-            self.contracted += 1
-            self._report(self.done + self.pairs * self.contracted // (steps + 1))
+
+    @contextmanager
+    def _contracting(self, layer: Layer, target: Tensor) -> Iterator[None]:
+        """Time and report one step of a block: a term, or one logit of it."""
+        with tf32_products(self.options.tf32), self.options.clock(("contracted", layer.parameters[0]), target):
+            yield
+        self.contracted += 1
+        steps = sum(1 + len(self.cotangents) * layer.by_logit for layer in self.plan.layers)
+        self._report(self.done + self.pairs * self.contracted // (steps + 1))
 
     def _report(self, done: int) -> None:
         if self.options.progress is not None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from twophase.differentiation.functional import FunctionalNetwork
-from twophase.entk.costs import Cost, cheapest, deferred_cost, term_of
-from twophase.entk.features import DenseFeatures
+from twophase.entk.by_logit import SUM_BYTES, form_by_logit
+from twophase.entk.costs import FORMS, Cost, cheapest, term_of
 from twophase.entk.inspection import KnownUse
 from twophase.entk.memory import Footprint
 from twophase.entk.operations import BIAS_SLOTS
@@ -52,12 +52,10 @@ class ResultMemory:
     Attributes:
         bytes: Their own memory.
         apart: How many of them have their blocks computed apart.
-        count: How many there are.
     """
 
     bytes: int
     apart: int
-    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -189,17 +187,16 @@ def make_plan(
             continue
         shape = Shape(logits, uses[0].channels, uses[0].features, trace, network.dtype, network.device)
         cost = cheapest(shape, rates, sizes.examples, sizes.pairs)
-        # Features of other kinds would be brought to their order again for each logit.
-        one = by_logit and cost.form == "deferred" and isinstance(shape.features, DenseFeatures)
-        if one:
+        form = form_by_logit(cost.form, shape, sizes.n) if by_logit else None
+        if form is not None:
             shape = replace(shape, logits=1)
-            cost = replace(cost, held=deferred_cost(shape, rates).held)
+            cost = replace(cost, held=FORMS[cost.form][0](shape, rates).held + SUM_BYTES * sizes.n)
         bias = None if cost.form in ("jacobian", "deferred") else _bias_beside(network, name, uses[0], known)
         if bias is not None and by_layer and owner(bias) != owner(name):
             bias = None
         costs[name] = cost
         covered = (name,) if bias is None else (name, bias)
-        layers.append(Layer(owner(name), term_of(cost, shape, bias=bias is not None), covered, one))
+        layers.append(Layer(owner(name), term_of(form or FORMS[cost.form][1], shape, bias=bias is not None), covered))
         taken.update(covered)
 
     def empty(*shape: int) -> Tensor:
@@ -266,8 +263,7 @@ def cut(
         across = max(rows, beside)
         between = max((layer.term.between_bytes(rows, m) for layer in plan.layers for m in (None, beside)), default=0)
         block = rows * across * plan.block_bytes(network.dtype.itemsize) * (1 + results.apart)
-        block += rows**2 * 8 * results.count if plan.by_logit else 0  # sums over logits, in float64
-        graphs = rows * waiting + (math.ceil(rows / piece) - 1) * shared if plan.by_logit else 0
+        graphs = (rows - piece) * waiting + (math.ceil(rows / piece) - 1) * shared if plan.by_logit else 0
         return fixed + (rows + beside) * held + piece * once + between + block + graphs
 
     if needed(1, 1, 1) > budget and not plan.by_logit:

@@ -10,6 +10,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from twophase.differentiation.checks import check_outputs, fixed_weights
 from twophase.differentiation.functional import FunctionalNetwork
+from twophase.entk.by_logit import DeferredByLogit, StructuredByLogit
 from twophase.entk.clock import Clock
 from twophase.entk.derived import pulled_back
 from twophase.entk.examplewise import acts_examplewise
@@ -31,13 +32,16 @@ class Layer:
         name: Name of the module that owns the parameters.
         term: The term.
         parameters: Names of the parameters; the weight first, if there is one.
-        by_logit: Whether the term holds one logit at a time, and is contracted after each.
     """
 
     name: str
     term: Term | ExplicitTerm
     parameters: tuple[str, ...]
-    by_logit: bool = False
+
+    @property
+    def by_logit(self) -> bool:
+        """Whether the term holds one logit at a time."""
+        return isinstance(self.term, (DeferredByLogit, StructuredByLogit))
 
 
 @dataclass

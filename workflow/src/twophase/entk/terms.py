@@ -10,7 +10,7 @@ positions first, the *structured* form over channels and features, and the *mixe
 Gram matrix of features, and the result by gradients. For the class trace the last two are the same work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,10 +36,13 @@ class Held:
     Attributes:
         gradients: In the term's own layout.
         features: Stored features, ``(n, *stored)``; None in the Jacobian form.
+        sums: Products summed over logits, ``(n, n)``, of which the upper triangle counts; only where gradients are
+            those of one logit at a time.
     """
 
     gradients: Tensor
     features: Tensor | None = None
+    sums: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ class StructuredTerm:
             for first in range(start if right is None else 0, m, width):
                 columns = slice(first, min(first + width, m))
                 target = kernel[rows.start * q : rows.stop * q, columns.start * q : columns.stop * q]
-                gram = self._gram(left.features[rows], other.features[columns])
+                gram = self.gram(left.features[rows], other.features[columns])
                 self._add_tile(target, left.gradients[:, rows], other.gradients[:, columns], gram)
 
     def _add_tile(self, target: Tensor, own: Tensor, other: Tensor, gram: Tensor) -> None:
@@ -270,20 +273,24 @@ class StructuredTerm:
                 target.addcmul_((own[s] @ other[t].T).view_as(target), weights)
 
     def _add_trace(self, kernel: Tensor, left: Held, right: Held | None) -> None:
-        positions = self.shape.features.positions
-        n, m = len(left.gradients), len((right or left).gradients)
-        height, width = self._trace_tile(n, m)
+        positions, m = self.shape.features.positions, None if right is None else len(right.gradients)
+        for rows, columns in self.trace_tiles(len(left.gradients), m):
+            own = left.gradients[rows].flatten(2).flatten(0, 1)  # (n S, q C)
+            other = (right or left).gradients[columns].flatten(2).flatten(0, 1)
+            product = (own @ other.T).view(rows.stop - rows.start, positions, -1, positions)
+            product *= self.gram(left.features[rows], (right or left).features[columns])
+            kernel[rows, columns] += product.sum((1, 3))
+
+    def trace_tiles(self, n: int, m: int | None) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns that a trace is computed of at a time; with no m, the upper triangle's."""
+        height, width = self._trace_tile(n, m or n)
         for start in range(0, n, height):
             rows = slice(start, min(start + height, n))
-            own = left.gradients[rows].flatten(2).flatten(0, 1)  # (n S, q C)
-            for first in range(start if right is None else 0, m, width):
-                columns = slice(first, min(first + width, m))
-                other = (right or left).gradients[columns].flatten(2).flatten(0, 1)
-                product = (own @ other.T).view(rows.stop - rows.start, positions, -1, positions)
-                product *= self._gram(left.features[rows], (right or left).features[columns])
-                kernel[rows, columns] += product.sum((1, 3))
+            for first in range(start if m is None else 0, m or n, width):
+                yield rows, slice(first, min(first + width, m or n))
 
-    def _gram(self, left: Tensor, right: Tensor) -> Tensor:
+    def gram(self, left: Tensor, right: Tensor) -> Tensor:
+        """Products of features, ``(n, S, m, S)``; those of the bias are 1."""
         gram = self.shape.features.gram(left, right)
         return gram.to(self.shape.dtype) + 1 if self.bias else gram.to(self.shape.dtype)
 
@@ -394,7 +401,10 @@ def _matrix(jacobian: Tensor, trace: bool) -> Tensor:
 
 
 def store_features(held: Held, rows: slice, features: Tensor, *, examples: int) -> None:
-    """Copy the features of some examples to their place among all."""
+    """Copy the features of some examples to their place among all; those of all of them are kept as they are."""
+    if len(features) == examples and features.is_contiguous():
+        held.features = features.detach()
+        return
     if held.features is None:
         held.features = features.new_empty(examples, *features.shape[1:])
     held.features[rows] = features
