@@ -270,7 +270,7 @@ def test_memory_stays_within_the_budget(processes, name, examples, factors, kern
     ("name", "examples", "factors"),
     [
         ("transformer", 48, (1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 1e3)),
-        ("perceptron", 600, (1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.7, 3, 4, 1e3)),
+        ("perceptron", 600, (1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.7, 3, 3.2)),  # larger ones give larger pieces
     ],
 )
 def test_a_trace_by_logit_takes_less_memory_and_stays_within_the_budget(processes, name, examples, factors, by_layer):
