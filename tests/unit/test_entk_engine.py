@@ -645,6 +645,24 @@ def changes_its_input(net, x):
     return net.head(net.a(x.mul_(2)).tanh())
 
 
+def clamps_its_weights(net, x):
+    net.a.weight.data.clamp_(-0.1, 0.1)
+    return net.head(net.a(x).tanh())
+
+
+def changes_weights_for_many(net, x):
+    if len(x) > 5:
+        with torch.no_grad():
+            torch._foreach_mul_([net.head.bias, net.a.weight[0]], 2)
+    return net.head(net.a(x).tanh())
+
+
+def changes_weights_under_its_parameters(net, x):
+    if len(x) > 5:
+        net.row.mul_(2)
+    return net.head(net.a(x).tanh())
+
+
 class Counting(torch.autograd.Function):
     """The identity, with a gradient divided by the number of rows."""
 
@@ -667,6 +685,7 @@ RIGHT_OR_REFUSED = {
         lambda net, x: net.head(net.table((x[:, :2] > 0).long()).tanh().mean(1)),
         {"table": lambda: nn.Embedding(2, 4, max_norm=0.5)},
     ),
+    "weights clamped in place": (clamps_its_weights, {}),
     "checkpoint that hides its graph": (
         lambda net, x: net.head(checkpoint(lambda h: net.a(h).tanh(), x, use_reentrant=True)),
         {},
@@ -690,3 +709,14 @@ def test_is_right_or_refuses(case):
     with contextlib.suppress(ModelError):
         assert_close(empirical_ntk(model, x), expected)
     assert_unchanged(before, snapshot(model, x))
+
+
+def test_never_writes_into_parameters():
+    """Not even where only some inputs make the network do it."""
+    aliased = layered(changes_weights_under_its_parameters)
+    aliased.row = aliased.a.weight.detach()[0]
+    for model in (layered(changes_weights_for_many), aliased):
+        before = snapshot(model, x := vectors(12))
+        with pytest.raises(ModelError, match=r"writes into its parameter (head.bias|a.weight)"):
+            empirical_ntk(model, x)
+        assert_unchanged(before, snapshot(model, x))

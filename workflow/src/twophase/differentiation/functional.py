@@ -1,13 +1,15 @@
 """A network as a function of its trainable parameters, without touching the module itself."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from twophase.differentiation.read_only import read_only
 from twophase.errors import ModelError
 
 
@@ -17,23 +19,34 @@ class FunctionalNetwork:
 
     Attributes:
         model: The module; only its code is used.
-        parameters: Trainable parameters by name, copied; tied ones once, under their first name.
+        parameters: Trainable parameters by name; tied ones once, under their first name.
         constants: Copies of the frozen parameters and of the buffers.
         memory_format: Order in memory that inputs ``(n, C, H, W)`` are given in.
+        shared: Parameters that share memory with the module's; a forward pass is stopped before it writes into them.
     """
 
     model: nn.Module
     parameters: dict[str, Tensor]
     constants: dict[str, Tensor]
     memory_format: torch.memory_format = torch.contiguous_format
+    shared: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module) -> "FunctionalNetwork":
-        """Split a module into code, trainable parameters and constants, all copied: some networks write into theirs."""
-        trainable = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    def of(cls, model: nn.Module, *, shared: bool = False) -> "FunctionalNetwork":
+        """Split a module into code, trainable parameters and constants, copied as some networks write into theirs.
+
+        Args:
+            model: The module.
+            shared: Whether the trainable parameters share memory with the module's instead, and are read only.
+
+        Returns:
+            The network.
+        """
+        trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        trainable = {n: plain_values(p) if shared else p.detach().clone() for n, p in trainable.items()}
         frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
         buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
-        return cls(model, trainable, frozen | buffers)
+        return cls(model, trainable, frozen | buffers, shared=trainable if shared else {})
 
     def __call__(self, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """Return the outputs, ``(n, K)``, of inputs ``(n, *d)`` at the given parameters."""
@@ -42,7 +55,8 @@ class FunctionalNetwork:
         values |= {name: values[first] for name, first in self._tied.items() if first in values}
         # Inputs are copied, as some networks write into them; so are frozen parameters and buffers, once. With
         # tie_weights, PyTorch 2.14 doesn't put back the parameters of a module that has two names (its issue 164759).
-        outputs = functional_call(self.model, values, (inputs.clone(),), tie_weights=False)
+        with read_only(self.shared) if self.shared else nullcontext():
+            outputs = functional_call(self.model, values, (inputs.clone(),), tie_weights=False)
         changed = [name for name, old in zip(parameters, versions, strict=True) if parameters[name]._version != old]
         if changed:
             raise ModelError(f"The network's forward pass writes into its parameter {changed[0]}.")
@@ -79,7 +93,7 @@ class FunctionalNetwork:
         """Return the same network with these parameters as the only trainable ones."""
         chosen = {name: self.parameters[name] for name in names}
         rest = {name: p for name, p in self.parameters.items() if name not in chosen}
-        return FunctionalNetwork(self.model, chosen, self.constants | rest, self.memory_format)
+        return replace(self, parameters=chosen, constants=self.constants | rest)
 
     def channels_last(self) -> "FunctionalNetwork":
         """Return the same network, its convolutions' weights stored channels last."""
@@ -87,7 +101,7 @@ class FunctionalNetwork:
             name: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p
             for name, p in self.parameters.items()
         }
-        return FunctionalNetwork(self.model, stored, self.constants, torch.channels_last)
+        return replace(self, parameters=stored, memory_format=torch.channels_last)
 
     def ordered(self, inputs: Tensor) -> Tensor:
         """Return inputs in the network's order in memory."""

@@ -28,6 +28,7 @@ from twophase.entk.readout import Layer, Readout
 from twophase.entk.results import Result
 from twophase.entk.rows import GraphChanged
 from twophase.entk.terms import Held
+from twophase.errors import ModelError
 
 
 @dataclass
@@ -77,8 +78,8 @@ def compute(
     with undisturbed(inputs.device):
         inputs = plain_values(inputs)
         columns = None if other_inputs is None else plain_values(other_inputs)
-        network = FunctionalNetwork.of(model)
-        cotangents = _cotangents(kernel, count_classes(network, inputs[:1]), network)
+        network, classes = _network(model, inputs[:1])
+        cotangents = _cotangents(kernel, classes, network)
         sizes = Sizes(len(inputs), None if columns is None else len(columns))
         network, known = _inspected(network, inputs)
         for uses in (known, dict.fromkeys(known)):
@@ -116,6 +117,16 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 def _threads() -> ThreadpoolController:
     """Controls the threads of SciPy's BLAS; looking for it takes a few milliseconds."""
     return ThreadpoolController()
+
+
+def _network(model: nn.Module, example: Tensor) -> tuple[FunctionalNetwork, int]:
+    """The network, on copies of the parameters only where it needs them, and its number of logits."""
+    try:
+        network = FunctionalNetwork.of(model, shared=True)
+        return network, count_classes(network, example)
+    except ModelError:  # it writes into parameters, or calls PyTorch's compiler itself, or fails anyway
+        network = FunctionalNetwork.of(model)
+        return network, count_classes(network, example)
 
 
 def _cotangents(kernel: str | int, classes: int, network: FunctionalNetwork) -> Tensor:
